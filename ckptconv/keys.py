@@ -1,0 +1,28 @@
+"""Keys as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def collapsed(keys: Iterable[str]) -> list[str]:
+    """Keys that differ in their numbers only, as one: `layers.{0..11}.fc1.weight`, in order of first appearance."""
+    groups: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for key in keys:
+        parts = key.split(".")
+        pattern = tuple("{}" if part.isdigit() else part for part in parts)
+        groups.setdefault(pattern, []).append(tuple(int(part) for part in parts if part.isdigit()))
+    return [_one(pattern, numbers) for pattern, numbers in groups.items()]
+
+
+def _one(pattern: tuple[str, ...], numbers: list[tuple[int, ...]]) -> str:
+    columns = iter([sorted(set(column)) for column in zip(*numbers, strict=True)])
+    return ".".join(_ranges(next(columns)) if part == "{}" else part for part in pattern)
+
+
+def _ranges(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{{{numbers[0]}..{numbers[-1]}}}"
+    return "{" + ",".join(map(str, numbers)) + "}"

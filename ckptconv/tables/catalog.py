@@ -1,0 +1,46 @@
+"""The tables that ship with the package, and a user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckptconv.errors import BadTable, UnknownLayout
+from ckptconv.tables.model import Layout, Table
+from ckptconv.tables.parse import read_table
+from ckptconv.text import printable
+
+
+def folder() -> Path:
+    """Where the tables lie: in the package (wheels), else in the sibling folder `mappings/` (editable installs)."""
+    package = Path(__file__).parent.parent
+    for candidate in (package / "mappings", package.parent / "mappings"):
+        if any(candidate.glob("*.tbl")):
+            return candidate
+    raise BadTable(f"No mapping tables found in {package / 'mappings'}: reinstall ckptconv.", package)
+
+
+def tables() -> tuple[Table, ...]:
+    """Every table that ships, by family."""
+    return tuple(read_table(path) for path in sorted(folder().glob("*.tbl")))
+
+
+def layout_named(name: str, among: tuple[Table, ...]) -> tuple[Table | None, str]:
+    """`family/layout` or `layout` alone → (its table, or None where several families have it; the layout's name).
+
+    Raises UnknownLayout, with what there is, for a name that no table has.
+    """
+    family, slash, layout = name.rpartition("/")
+    found = [
+        table
+        for table in among
+        if (not slash or table.family == family) and layout in [each.name for each in table.layouts]
+    ]
+    if not found:
+        known = ", ".join(f"{table.family}/{each.name}" for table in among for each in table.layouts)
+        raise UnknownLayout(f"There is no layout `{printable(name)}`; expected one of {known}, or same.")
+    return (found[0] if slash or len(found) == 1 else None), layout
+
+
+def title(table: Table, layout: Layout) -> str:
+    """`family/layout`."""
+    return f"{table.family}/{layout.name}"

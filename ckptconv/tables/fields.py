@@ -1,0 +1,190 @@
+"""Config fields by table: every field of the target, its value, and where the value comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckptconv.tables.expressions import evaluate, names_in
+from ckptconv.tables.model import Field, FieldName, Table
+from ckptconv.text import printable
+
+Documents = Mapping[str, Any]
+"""Nested plain data by document name: `config.json` → {…}; "" is the checkpoint's own top level."""
+
+Names = Mapping[str, Any]
+"""What expressions see: dims, options, the names of `equal` lines, and `dtype` (torch's name of the main one)."""
+
+
+@dataclass(frozen=True)
+class FieldValue:
+    """One field of the target. origin: `tensors`, `source config`, `file names`, `default`, `constant`, `--set`."""
+
+    document: str
+    path: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The target's fields; what contradicts the tensors; what is worth telling."""
+
+    values: tuple[FieldValue, ...]
+    contradictions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def document(self, name: str) -> dict[str, Any]:
+        """The fields of one document, nested as their dotted paths say."""
+        tree: dict[str, Any] = {}
+        for field in self.values:
+            if field.document == name:
+                *parents, leaf = field.path.split(".")
+                node = tree
+                for parent in parents:
+                    node = node.setdefault(parent, {})
+                node[leaf] = field.value
+        return tree
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both ends of a conversion, as fields see them.
+
+    before, after: what expressions see of the source and of the target. documents: the source's config.
+    overrides: --set. guesses: what file names say, for fields that the config leaves open.
+    """
+
+    table: Table
+    source: str
+    target: str
+    before: Names
+    after: Names
+    documents: Documents
+    overrides: Mapping[str, Any]
+    guesses: Mapping[str, Any]
+
+
+_UNSAID = object()
+
+
+def resolve(sides: Sides) -> Resolved:
+    """Every field that the target layout has. Raises KeyError for an override that no field is called."""
+    unused = set(sides.overrides) - {name for field in sides.table.fields for name in _aliases(field)}
+    if unused:
+        raise KeyError(sorted(unused)[0])
+    values, contradictions, notes = [], [], []
+    for field in sides.table.fields:
+        said, where = _said(sides, field)
+        if field.kind in ("tensors", "tied"):
+            contradictions += _contradiction(sides, field, said, where)
+            notes += _untied_claim(sides, field, said, where)
+        name = field.names[sides.table.column(sides.target)]
+        if name is not None:
+            value, origin = _value(sides, field, said, where)
+            values.append(FieldValue(name.document, name.paths[0], _spelled(sides, field, name, value), origin))
+    return Resolved(tuple(values), tuple(dict.fromkeys(contradictions)), tuple(dict.fromkeys(notes)))
+
+
+def parse_value(text: str, names: Names) -> Any:
+    """A table's VALUE: JSON, or an expression over dims, or else a bare word that is a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return evaluate(text, names) if names_in(text) <= frozenset(names) else text
+    except ValueError:
+        if text.replace("_", "").replace(".", "").isalnum():
+            return text
+        raise
+
+
+def _aliases(field: Field) -> Iterator[str]:
+    """What --set may call a field: its whole path in any layout, or the last part of it."""
+    for name in field.names:
+        for path in name.paths if name else ():
+            yield path
+            yield path.rpartition(".")[2]
+
+
+def _said(sides: Sides, field: Field) -> tuple[Any, str]:
+    """What --set or the source's config says of the field, in the table's own sense, and where it says so."""
+    for alias in _aliases(field):
+        if alias in sides.overrides:
+            negated = any(name.negated for name in field.names if name and alias.endswith(str(name).rpartition(".")[2]))
+            value = sides.overrides[alias]
+            return (not value if negated else value), "--set"
+    name = field.names[sides.table.column(sides.source)]
+    if name is None or field.kind == "const":
+        return _UNSAID, ""
+    for path in name.paths:
+        value = _look_up(sides.documents.get(name.document), path)
+        if value is not _UNSAID and value is not None:
+            where = f"{name.document}: {path}" if name.document else path
+            return _canonical(sides, field, name, value), where
+    return _UNSAID, ""
+
+
+def _look_up(node: Any, path: str) -> Any:
+    for part in path.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return _UNSAID
+        node = node[part]
+    return node
+
+
+def _canonical(sides: Sides, field: Field, name: FieldName, value: Any) -> Any:
+    """A source's value in the spelling of the first layout, and with its positive sense."""
+    column = sides.table.column(sides.source)
+    for spelling in field.synonyms:
+        if value == spelling[column]:
+            return spelling[0]
+    return not value if name.negated else value
+
+
+def _spelled(sides: Sides, field: Field, name: FieldName, value: Any) -> Any:
+    for spelling in field.synonyms:
+        if value == spelling[0]:
+            return spelling[sides.table.column(sides.target)]
+    return not value if name.negated else value
+
+
+def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]:
+    if field.kind in ("tensors", "tied"):
+        return evaluate(field.value, sides.after), "tensors"
+    default = parse_value(field.value, sides.after)
+    if said is _UNSAID:
+        guess = next((alias for alias in _aliases(field) if alias in sides.guesses), None)
+        if guess is not None:
+            return sides.guesses[guess], "file names"
+        return default, "constant" if field.kind == "const" else "default"
+    return _as_type_of(default, said), "--set" if where == "--set" else "source config"
+
+
+def _as_type_of(default: Any, said: Any) -> Any:
+    """omegaconf files hold False where 0.0 is meant."""
+    if isinstance(default, bool) and isinstance(said, (bool, int)):
+        return bool(said)
+    if isinstance(default, float) and isinstance(said, (bool, int, float)):
+        return float(said)
+    return said
+
+
+def _contradiction(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
+    if said is _UNSAID:
+        return
+    seen = evaluate(field.value, sides.after if where == "--set" else sides.before)
+    agrees = bool(said) == seen if isinstance(seen, bool) else said == seen
+    if not agrees and (field.kind == "tensors" or said):
+        yield (
+            f"{where} = {printable(str(said))}, but the tensors say {field.value} = {seen}"
+            f" ({sides.table.where(field.line)})"
+        )
+
+
+def _untied_claim(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
+    if field.kind == "tied" and said is not _UNSAID and not said and evaluate(field.value, sides.before):
+        yield f"{where} = {said}, but the tensors have equal bytes: kept as one (tied)"

@@ -1,0 +1,242 @@
+"""How the keys and shapes of a state dict fit a layout: its dims, and everything that doesn't fit."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ckptconv.tables.expand import Dims, KeyIndex, Param, Slot, Template, counted, expand, templates, written_out
+from ckptconv.tables.model import Const, Drop, Index, Layout, Table
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Key → shape, all that detection sees of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A key of the wrong shape. `symbols` and `line` say what the table expects there."""
+
+    key: str
+    got: tuple[int, ...]
+    expected: tuple[int, ...]
+    symbols: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A state dict seen as a layout.
+
+    entry: the top-level entry that it lies under.
+    dims: sizes and options, read off the shapes (the size that most keys agree on).
+    slots: where each parameter lies, under the key that really holds it (ties of absent keys are resolved).
+    present: every key that a row or a `tie` line knows.
+    absent: key → the key that stands in for it, by a `tie` line.
+    consts, drops: keys that a `const` or `drop` line knows.
+    missing, unexpected, mismatched: what doesn't fit. coverage: the share of keys that the layout knows.
+    """
+
+    table: Table
+    layout: Layout
+    entry: str
+    dims: Dims
+    slots: Mapping[Param, Slot]
+    present: frozenset[str]
+    absent: Mapping[str, str]
+    consts: Mapping[str, Const]
+    drops: Mapping[str, Drop]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+    coverage: float
+
+    @property
+    def name(self) -> str:
+        """`family/layout`."""
+        return f"{self.table.family}/{self.layout.name}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is missing, left over or of another shape."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The dims that are numbers."""
+        return {name: size for name, size in self.dims.items() if not isinstance(size, bool)}
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """The dims that say whether optional rows are there."""
+        return {name: there for name, there in self.dims.items() if isinstance(there, bool)}
+
+
+_Payload = Template | Const | Drop | str
+
+
+def fit(table: Table, layout: str, shapes: Shapes, entry: str = "") -> Fit:
+    """See the state dict `shapes` as `layout` of `table`; linear in the number of keys."""
+    index = _index(table, layout)
+    found: dict[str, list[Template]] = {}
+    consts: dict[str, Const] = {}
+    drops: dict[str, Drop] = {}
+    unexpected: list[str] = []
+    aliases: set[str] = set()
+    counts: dict[str, int] = {}
+    for key in shapes:
+        payloads, numbers = index.find(key)
+        if not payloads or any(number >= len(shapes) for _, number in numbers):
+            unexpected.append(key)
+        elif isinstance(payloads[0], Template):
+            found[key] = [payload for payload in payloads if isinstance(payload, Template)]
+            for name, number in numbers:
+                let = table.lets[name]
+                assert isinstance(let, Index)
+                counts[let.dim] = max(counts.get(let.dim, 0), number + 1)
+        elif isinstance(payloads[0], Const):
+            consts[key] = payloads[0]
+        elif isinstance(payloads[0], Drop):
+            drops[key] = payloads[0]
+        else:
+            aliases.add(key)
+    absent = _stand_ins(table, layout, shapes)
+    voters = dict(found)
+    for key in absent:
+        voters[key] = [payload for payload in index.find(key)[0] if isinstance(payload, Template)]
+    seen = {**shapes, **{key: shapes[other] for key, other in absent.items()}}
+    dims = _dims(table, voters, seen) | counts | _options(table, voters)
+    slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
+    mismatched = tuple(_mismatches(slots, shapes, aliases, table, layout))
+    known = len(found) + len(consts) + len(drops) + len(aliases)
+    return Fit(
+        table,
+        table.layout(layout),
+        entry,
+        dims,
+        slots,
+        frozenset(found) | aliases,
+        absent,
+        consts,
+        drops,
+        tuple(missing),
+        tuple(unexpected),
+        mismatched,
+        known / len(shapes) if shapes else 0.0,
+    )
+
+
+def candidates(tables: tuple[Table, ...], entries: Mapping[str, Shapes]) -> list[Fit]:
+    """Every layout of every table tried on every state dict of a checkpoint, the best first."""
+    fits = [
+        fit(table, layout.name, shapes, entry)
+        for entry, shapes in entries.items()
+        for table in tables
+        for layout in table.layouts
+    ]
+    return sorted(fits, key=lambda each: (-each.coverage, len(each.missing) + len(each.mismatched)))
+
+
+def _index(table: Table, layout: str) -> KeyIndex[_Payload]:
+    index: KeyIndex[_Payload] = KeyIndex(table.lets)
+    for template in templates(table, layout):
+        index.add(template.text, template)
+    rows = {template.text for template in templates(table, layout)}
+    others: list[tuple[str, _Payload]] = [(const.template, const) for const in table.consts if const.layout == layout]
+    others += [(drop.template, drop) for drop in table.drops if drop.layout == layout]
+    others += [(key, key) for tie in table.ties if tie.layout == layout for key in tie.keys]
+    for text, payload in others:
+        for template, _ in written_out(text, table.lets):
+            if template not in rows:
+                index.add(template, payload)
+    return index
+
+
+def _dims(table: Table, found: Mapping[str, list[Template]], shapes: Shapes) -> dict[str, int | bool]:
+    """Each symbol's size: the one that most keys vote for, the first of equals."""
+    votes: dict[str, Counter[int]] = defaultdict(Counter)
+    for key, matches in found.items():
+        shape = shapes[key]
+        for template in matches:
+            logical = _logical(shape, template)
+            if len(logical) == len(template.symbols):
+                for symbol, size in zip(template.symbols, logical, strict=True):
+                    if not symbol.isdigit():
+                        votes[symbol][size] += 1
+    symbols = dict.fromkeys(symbol for row in table.rows for symbol in row.shape)
+    return {symbol: votes[symbol].most_common(1)[0][0] for symbol in symbols if symbol in votes}
+
+
+def _logical(shape: tuple[int, ...], template: Template) -> tuple[int, ...]:
+    """The shape of the parameter itself, given that of the tensor that it lies in (fused, transposed)."""
+    if template.cell.transposed:
+        shape = shape[::-1]
+    return (shape[0] // template.cell.parts, *shape[1:]) if shape else ()
+
+
+def _options(table: Table, found: Mapping[str, list[Template]]) -> dict[str, int | bool]:
+    names = {row.option for row in table.rows if row.option}
+    there = {template.row.option for matches in found.values() for template in matches}
+    return {name: name in there for name in sorted(names)}
+
+
+def _resolve(
+    expected: Mapping[Param, Slot], shapes: Shapes, absent: Mapping[str, str]
+) -> tuple[dict[Param, Slot], list[str]]:
+    """The expected slots that are there, directly or through a tie; the rest is missing."""
+    slots: dict[Param, Slot] = {}
+    missing: dict[str, None] = {}
+    for param, slot in expected.items():
+        if slot.key in shapes:
+            slots[param] = slot
+        elif slot.key in absent:
+            slots[param] = replace(slot, key=absent[slot.key])
+        else:
+            missing[slot.key] = None
+    return slots, list(missing)
+
+
+def _stand_ins(table: Table, layout: str, shapes: Shapes) -> dict[str, str]:
+    """For each absent key of a tie line, the nearest earlier key that is there, or else the nearest later one."""
+    found = {}
+    for tie in table.ties:
+        if tie.layout == layout:
+            for at, key in enumerate(tie.keys):
+                near = [other for other in (*reversed(tie.keys[:at]), *tie.keys[at + 1 :]) if other in shapes]
+                if key not in shapes and near:
+                    found[key] = near[0]
+    return found
+
+
+def tensor_shape(slot: Slot) -> tuple[int, ...]:
+    """The shape of the tensor that the slot is a part of."""
+    first, *rest = slot.shape
+    shape = (first * slot.cell.parts, *rest)
+    return shape[::-1] if slot.cell.transposed else shape
+
+
+def _mismatches(
+    slots: Mapping[Param, Slot], shapes: Shapes, aliases: set[str], table: Table, layout: str
+) -> Iterator[Mismatch]:
+    told = set()
+    for slot in slots.values():
+        if tensor_shape(slot) != shapes[slot.key] and slot.key not in told:
+            told.add(slot.key)
+            yield Mismatch(slot.key, shapes[slot.key], tensor_shape(slot), slot.symbols, slot.line)
+    for tie in table.ties:
+        known = [key for key in tie.keys if key in shapes and key not in aliases]
+        for key in aliases.intersection(tie.keys if tie.layout == layout and known else ()):
+            if shapes[key] != shapes[known[0]]:
+                yield Mismatch(key, shapes[key], shapes[known[0]], (), tie.line)
+
+
+def expected_keys(table: Table, layout: str, dims: Dims) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every key of a complete checkpoint of this layout at these dims, constants included, with its shape."""
+    for slot in expand(table, layout, dims).values():
+        if slot.cell.part == 0:
+            yield slot.key, tensor_shape(slot)
+    for const in table.consts:
+        if const.layout == layout:
+            for text, _ in written_out(const.template, table.lets):
+                for key, _ in counted(text, table.lets, dims):
+                    yield key, const.shape

@@ -1,0 +1,187 @@
+"""What a table says, as frozen dataclasses. Every one keeps its line, so that messages can name it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One column: a naming scheme. `container` and `entry` say what a target of this layout is written as."""
+
+    name: str
+    container: str
+    entry: str | None
+    line: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`let param weight|bias`: a placeholder that is written out."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """`let i 0..encoder_layers`: a placeholder that counts from 0; how far is the dim `dim`."""
+
+    name: str
+    dim: str
+
+
+Let = Choice | Index
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A key's template in one layout; `[1/3]`: the second of three equal parts along axis 0; `^T`: transposed."""
+
+    template: str
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter (or one per value of its placeholders) in all layouts; None where a layout lacks it."""
+
+    line: int
+    shape: tuple[str, ...]
+    option: str | None
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Keys of one layout that may be one tensor, in the order in which one stands in for the next."""
+
+    line: int
+    layout: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Equal:
+    """`equal NAME LAYOUT A B`: NAME is true when the tensors A and B have equal bytes."""
+
+    line: int
+    name: str
+    layout: str
+    keys: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Const:
+    """A key that one layout has and that always holds the same number."""
+
+    line: int
+    layout: str
+    template: str
+    dtype: str
+    shape: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class Create:
+    """How a layout gets a key that the source lacks: tied to another of its keys."""
+
+    line: int
+    layout: str
+    key: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A key of `layout` that a target without it loses: `always`, or only if it is all `zeros`."""
+
+    line: int
+    layout: str
+    template: str
+    when: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The dims that an option may cut or extend: rows = expression over the option's number."""
+
+    line: int
+    expression: str
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A layout whose files have more rows than any dictionary, so that a dictionary may cut them."""
+
+    line: int
+    layout: str
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FieldName:
+    """Where a config field lies: in `document` (a JSON file; "" is the checkpoint itself), under one of `paths`.
+
+    The first path is the one written; all are tried on reading. `negated`: a boolean with the opposite sense.
+    """
+
+    document: str
+    paths: tuple[str, ...]
+    negated: bool = False
+
+    def __str__(self) -> str:
+        return self.paths[0]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One config field in all layouts. `synonyms`: rows of values that differ in spelling between the layouts."""
+
+    line: int
+    kind: str
+    value: str
+    names: tuple[FieldName | None, ...]
+    synonyms: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A family: its layouts and everything that maps between them."""
+
+    family: str
+    path: Path
+    layouts: tuple[Layout, ...]
+    lets: Mapping[str, Let]
+    rows: tuple[Row, ...]
+    ties: tuple[Tie, ...]
+    equals: tuple[Equal, ...]
+    consts: tuple[Const, ...]
+    creates: tuple[Create, ...]
+    drops: tuple[Drop, ...]
+    resizes: tuple[Resize, ...]
+    spares: tuple[Spare, ...]
+    fields: tuple[Field, ...]
+    code: Mapping[str, tuple[str, ...]]
+
+    def column(self, layout: str) -> int:
+        """Index of the layout's column; KeyError for a name that the table lacks."""
+        for number, candidate in enumerate(self.layouts):
+            if candidate.name == layout:
+                return number
+        raise KeyError(layout)
+
+    def layout(self, name: str) -> Layout:
+        """The layout of that name; KeyError for a name that the table lacks."""
+        return self.layouts[self.column(name)]
+
+    def where(self, line: int) -> str:
+        """`mappings/deltalm.tbl:31`, for messages."""
+        return f"{self.path.parent.name}/{self.path.name}:{line}"

@@ -1,0 +1,127 @@
+"""Detection on real key lists: the right layout, the right dims, and everything that doesn't fit, told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckptconv.tables.catalog import tables
+from ckptconv.tables.expand import expand
+from ckptconv.tables.fit import candidates, expected_keys, fit
+from ckptconv.tables.lint import sample_dims
+from ckptconv.tables.model import Table
+
+KEYS = Path(__file__).parent.parent / "golden" / "keys"
+LAYOUTS = [(table, layout.name) for table in tables() for layout in table.layouts]
+IDS = [f"{table.family}/{name}" for table, name in LAYOUTS]
+
+# File (its note says which original code made it) → layout, and what must be read off the shapes.
+LISTS = {
+    "deltalm_pretrained_weights.base": ("deltalm/pretrained", 392, {"vocab": 250104, "d": 768, "ffn": 3072, "encoder_layers": 12, "decoder_layers": 6}),
+    "deltalm_pretrained_weights.large": ("deltalm/pretrained", 772, {"d": 1024, "ffn": 4096, "encoder_layers": 24, "decoder_layers": 12}),
+    "deltalm_pretrained_weights.tiny": ("deltalm/pretrained", 136, {"d": 32, "ffn": 64, "encoder_layers": 4, "decoder_layers": 2}),
+    "fairseq_deltalm_finetuned.base": ("deltalm/fairseq", 395, {"vocab": 250001, "positions": 514, "encoder_layers": 12}),
+    "fairseq_deltalm_finetuned.large": ("deltalm/fairseq", 775, {"d": 1024, "encoder_layers": 24, "decoder_layers": 12}),
+    "fairseq_deltalm_finetuned.tiny": ("deltalm/fairseq", 139, {"vocab": 44, "d": 32}),
+    "fairseq_deltalm_finetuned.v0122_BT.base": ("deltalm/fairseq", 491, {"vocab": 250001, "encoder_layers": 12}),
+    "hf_deltalm_fengshen.base": ("deltalm/hf", 395, {"vocab": 250001, "d": 768, "decoder_layers": 6}),
+    "hf_deltalm_fengshen.tiny": ("deltalm/hf", 139, {"vocab": 44, "positions": 34}),
+}  # fmt: skip
+
+
+def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """A key list as the original code wrote it."""
+    lines = (KEYS / f"{name}.tsv").read_text().splitlines()[1:]
+    cells = [line.split("\t") for line in lines]
+    return {key: tuple(int(size) for size in shape.split("x")) for key, shape, *_ in cells}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_real_key_lists_fit_their_layout_exactly(name: str):
+    layout, count, dims = LISTS[name]
+    shapes = read_shapes(name)
+    assert len(shapes) == count
+    best, *others = candidates(tables(), {"": shapes})
+    assert best.name == layout
+    assert best.exact, (best.missing, best.unexpected, best.mismatched)
+    assert dims.items() <= best.sizes.items()
+    assert all(other.coverage < 1 for other in others)
+    assert best.options["layernorm_embedding"] == ("large" not in name)
+
+
+@pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
+@pytest.mark.parametrize("options", [True, False])
+def test_what_a_table_expands_to_fits_it(table: Table, layout: str, options: bool):
+    dims = sample_dims(table, options)
+    found = fit(table, layout, dict(expected_keys(table, layout, dims)))
+    assert found.exact
+    assert found.coverage == 1
+    assert dict(found.dims) == dict(dims)
+    assert {param: slot.key for param, slot in found.slots.items()} == {
+        param: slot.key for param, slot in expand(table, layout, dims).items()
+    }
+
+
+@pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_one_key_missing_renamed_or_reshaped_is_found(table: Table, layout: str, data: st.DataObject):
+    dims = sample_dims(table)
+    complete = dict(expected_keys(table, layout, dims))
+    ties = {key for tie in table.ties if tie.layout == layout for key in tie.keys}
+    consts = {const.template for const in table.consts}
+    victim = data.draw(
+        st.sampled_from([k for k in complete if k not in ties and not k.endswith("version") and k not in consts])
+    )
+    missing = {key: shape for key, shape in complete.items() if key != victim}
+    found = fit(table, layout, missing)
+    assert found.missing == (victim,)
+    renamed = fit(table, layout, {**missing, victim + "x": complete[victim]})
+    assert renamed.unexpected == (victim + "x",)
+    reshaped = fit(table, layout, {**complete, victim: (*complete[victim], 7)})
+    assert [each.key for each in reshaped.mismatched] == [victim]
+
+
+def test_a_layer_in_the_middle_that_is_missing_is_told_whole():
+    shapes = {
+        key: shape for key, shape in read_shapes("fairseq_deltalm_finetuned.base").items() if ".layers.3." not in key
+    }
+    found = candidates(tables(), {"": shapes})[0]
+    assert found.name == "deltalm/fairseq"
+    assert len(found.missing) == 16 + 32
+    assert all(".layers.3." in key for key in found.missing)
+
+
+def test_one_wrong_shape_does_not_move_the_dims():
+    shapes = read_shapes("fairseq_deltalm_finetuned.tiny")
+    found = fit(tables()[0], "fairseq", {**shapes, "decoder.layers.1.fc3.weight": (128, 32)})
+    (mismatch,) = found.mismatched
+    assert (mismatch.key, mismatch.got, mismatch.expected) == ("decoder.layers.1.fc3.weight", (128, 32), (64, 32))
+    assert mismatch.symbols == ("tgt_ffn", "d")
+
+
+def test_hostile_layer_numbers_are_left_over_not_counted():
+    shapes = read_shapes("fairseq_deltalm_finetuned.tiny")
+    hostile = {f"encoder.layers.{number}.fc1.weight": (64, 32) for number in ("999999", "99999999999999", "007", "-1")}
+    found = fit(tables()[0], "fairseq", {**shapes, **hostile})
+    assert set(found.unexpected) == set(hostile)
+    assert found.sizes["encoder_layers"] == 4
+
+
+def test_detection_is_linear_enough_for_fifty_thousand_keys():
+    shapes = {f"model.decoder.layers.{number}.experts.{number % 7}.w": (4, 4) for number in range(50_000)}
+    assert candidates(tables(), {"": shapes})[0].coverage == 0
+
+
+def test_ties_stand_in_for_absent_keys():
+    shapes = read_shapes("hf_deltalm_fengshen.tiny")
+    kept = {key: shape for key, shape in shapes.items() if "embed_tokens" not in key and key != "lm_head.weight"}
+    found = fit(tables()[0], "hf", kept)
+    assert found.exact
+    assert set(found.absent.values()) == {"model.shared.weight"}
+    untied = fit(tables()[0], "hf", {**kept, "model.decoder.embed_tokens.weight": (44, 32)})
+    assert untied.absent["lm_head.weight"] == "model.decoder.embed_tokens.weight"
+    assert untied.absent["model.encoder.embed_tokens.weight"] == "model.shared.weight"

@@ -1,0 +1,203 @@
+"""Plans, over every table and every ordered pair of layouts: there and back is the identity on what both hold."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckptconv.dtypes import BF16, BY_NAME, F16, F32
+from ckptconv.plan import Facts, Rows, make_plan, refused_drops, resized_dims, same_plan, ties
+from ckptconv.tables.catalog import tables
+from ckptconv.tables.fit import Fit, expected_keys, fit
+from ckptconv.tables.lint import sample_dims
+from ckptconv.tables.model import Table
+from ckptconv.tables.parse import parse
+from tests.executor import carry_out
+
+PAIRS = [(table, source.name, target.name) for table in tables() for source, target in permutations(table.layouts, 2)]
+IDS = [f"{table.family}-{source}-{target}" for table, source, target in PAIRS]
+NOTHING = Facts({}, frozenset(), {})
+
+FUSED = parse(
+    """
+layout  split   safetensors  -
+layout  fused   torch  model
+layout  paddle  torch  -
+let     i  0..layers
+let     param  weight|bias
+shape   split          fused                 paddle
+prefix  h.{i}.         h.{i}.                h.{i}.
+d,d     q.{param}      in_{param}[0/3]       q.{param}
+d,d     k.{param}      in_{param}[1/3]       k.{param}
+d,d     v.{param}      in_{param}[2/3]       v.{param}
+f,d     fc.weight      "                     fc.weight^T
+""",
+    Path("mappings/fused.tbl"),
+)
+FUSED_PAIRS = [(FUSED, a.name, b.name) for a, b in permutations(FUSED.layouts, 2)]
+
+
+def arrays_for(table: Table, layout: str, dims: dict, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {
+        key: generator.standard_normal(shape).astype(np.float32) for key, shape in expected_keys(table, layout, dims)
+    }
+
+
+def seen_as(table: Table, layout: str, arrays: dict[str, np.ndarray]) -> Fit:
+    return fit(table, layout, {key: array.shape for key, array in arrays.items()})
+
+
+def convert(found: Fit, target: str, arrays: dict, facts: Facts = NOTHING, after: dict | None = None):
+    plan = make_plan(found, target, facts, after or found.dims, dict.fromkeys(arrays, F32), None)
+    return plan, carry_out(plan, arrays)
+
+
+@pytest.mark.parametrize(
+    ("table", "source", "target"), PAIRS + FUSED_PAIRS, ids=[*IDS, *(f"fused-{a}-{b}" for _, a, b in FUSED_PAIRS)]
+)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_there_and_back(table: Table, source: str, target: str, data: st.DataObject):
+    options = data.draw(st.booleans(), label="options")
+    dims = {
+        name: size if isinstance(size, bool) else data.draw(st.integers(1, 4), label=name)
+        for name, size in sample_dims(table, options).items()
+    }
+    arrays = arrays_for(table, source, dims, data.draw(st.integers(0, 99)))
+    found = seen_as(table, source, arrays)
+    assert found.exact
+    there, moved = convert(found, target, arrays)
+    assert {key for key, _ in expected_keys(table, target, found.dims)} <= set(moved)
+    again = seen_as(table, target, moved)
+    assert again.exact
+    _, back = convert(again, source, moved)
+    lost = {told.key for told in there.dropped}
+    consts = {const.template for const in table.consts}
+    for key, array in arrays.items():
+        if key not in lost and not any(key.endswith(text.rpartition(".")[2]) for text in consts):
+            assert back[key].tobytes() == array.tobytes(), key
+    # Nothing is lost that is not told.
+    used = {part.key for step in there.steps for part in step.parts if isinstance(part, Rows)}
+    assert set(arrays) == used | lost
+
+
+def test_fused_parts_are_in_order_and_one_copy_stays_one_copy():
+    dims = {"d": 2, "f": 3, "layers": 1}
+    arrays = {
+        "h.0.in_weight": np.arange(12, dtype=np.float32).reshape(6, 2),
+        "h.0.in_bias": np.arange(6, dtype=np.float32),
+        "h.0.fc.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
+    }
+    found = seen_as(FUSED, "fused", arrays)
+    assert found.sizes == dims
+    plan, split = convert(found, "split", arrays)
+    assert split["h.0.k.weight"].tolist() == [[4, 5], [6, 7]]
+    assert split["h.0.v.bias"].tolist() == [4, 5]
+    assert {step.op for step in plan.steps} == {"slice", "copy"}
+    plan, fused = convert(seen_as(FUSED, "split", split), "fused", split)
+    assert {step.op for step in plan.steps} == {"join", "copy"}
+    assert fused["h.0.in_weight"].tolist() == arrays["h.0.in_weight"].tolist()
+    plan, paddle = convert(found, "paddle", arrays)
+    assert paddle["h.0.fc.weight"].tolist() == arrays["h.0.fc.weight"].T.tolist()
+    assert {step.op for step in plan.steps if "fc" in step.key} == {"transpose"}
+
+
+def deltalm() -> Table:
+    return next(table for table in tables() if table.family == "deltalm")
+
+
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+
+
+@pytest.mark.parametrize(
+    ("equal", "kept", "flags"),
+    [
+        ({EMBEDDINGS[1]: EMBEDDINGS[0], EMBEDDINGS[2]: EMBEDDINGS[0]}, ["model.shared.weight"], (True, True)),
+        ({EMBEDDINGS[2]: EMBEDDINGS[1]}, ["model.shared.weight", "model.decoder.embed_tokens.weight"], (False, True)),
+        ({EMBEDDINGS[1]: EMBEDDINGS[0]}, ["model.shared.weight", "lm_head.weight"], (True, False)),
+        ({}, ["model.shared.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"], (False, False)),
+    ],
+)  # fmt: skip
+def test_ties_come_from_equal_bytes_and_only_from_them(equal, kept, flags):
+    dims = {**sample_dims(deltalm()), "tgt_vocab": 7, "vocab": 7}
+    arrays = arrays_for(deltalm(), "fairseq", dims)
+    for key, other in equal.items():
+        arrays[key] = arrays[other]
+    facts = Facts(equal, frozenset(), {})
+    found = seen_as(deltalm(), "fairseq", arrays)
+    plan, _ = convert(found, "hf", arrays, facts)
+    family = {
+        "model.shared.weight",
+        "model.encoder.embed_tokens.weight",
+        "model.decoder.embed_tokens.weight",
+        "lm_head.weight",
+    }
+    assert [step.key for step in plan.steps if step.key in family and not step.tied_to] == kept
+    assert tuple(ties(found, facts).values()) == flags
+
+
+def test_from_pretrained_the_output_projection_is_the_decoders_embedding_and_told():
+    arrays = arrays_for(deltalm(), "pretrained", sample_dims(deltalm()))
+    found = seen_as(deltalm(), "pretrained", arrays)
+    plan, moved = convert(found, "fairseq", arrays)
+    assert moved["decoder.output_projection.weight"].tobytes() == arrays["tgt_embedding.embed_tokens.weight"].tobytes()
+    assert {told.key for told in plan.created} == {
+        "decoder.output_projection.weight",
+        "encoder.version",
+        "decoder.version",
+    }
+    assert moved["encoder.version"].tolist() == [3.0]
+
+
+def test_cut_and_made_up_rows_are_told_by_number():
+    arrays = arrays_for(
+        deltalm(),
+        "pretrained",
+        {**sample_dims(deltalm()), "vocab": 10, "tgt_vocab": 10, "positions": 6, "tgt_positions": 6},
+    )
+    found = seen_as(deltalm(), "pretrained", arrays)
+    after = resized_dims(found.dims, {"vocab": 7, "tgt_vocab": 7, "positions": 9, "tgt_positions": 9, "absent": 1})
+    assert "absent" not in after
+    plan, moved = convert(found, "fairseq", arrays, NOTHING, after)
+    told = {each.key: (each.before, each.after, each.rows) for each in plan.resized}
+    assert told["encoder.embed_tokens.weight"] == (10, 7, "7..9 cut")
+    assert told["decoder.embed_positions.weight"] == (6, 9, "6..8 made up, zeros")
+    assert moved["encoder.embed_tokens.weight"].tobytes() == arrays["src_embedding.embed_tokens.weight"][:7].tobytes()
+    assert not moved["decoder.embed_positions.weight"][6:].any()
+    untouched, _ = convert(found, "fairseq", arrays)
+    assert untouched.resized == ()
+
+
+def test_a_bias_that_holds_values_is_not_dropped_as_zeros():
+    arrays = arrays_for(deltalm(), "hf", sample_dims(deltalm()))
+    arrays["final_logits_bias"] = np.zeros((1, int(sample_dims(deltalm())["tgt_vocab"])), np.float32)
+    found = seen_as(deltalm(), "hf", arrays)
+    assert [key for key, _ in refused_drops(found, NOTHING)] == ["final_logits_bias"]
+    assert refused_drops(found, Facts({}, frozenset({"final_logits_bias"}), {})) == ()
+
+
+def test_an_unusual_constant_is_told():
+    arrays = arrays_for(deltalm(), "fairseq", sample_dims(deltalm()))
+    found = seen_as(deltalm(), "fairseq", arrays)
+    plan, _ = convert(found, "hf", arrays, Facts({}, frozenset(), {"encoder.version": 1.0}))
+    reasons = {told.key: told.reason for told in plan.dropped}
+    assert "it was 1, 3 was expected" in reasons["encoder.version"]
+    assert "expected" not in reasons["decoder.version"]
+
+
+def test_casts_touch_floats_only_and_ties_survive_same():
+    tensors = {"a": (F32, (2, 3)), "b": (F32, (2, 3)), "n": (BY_NAME["I64"], ()), "h": (F16, (1,))}
+    plan = same_plan(tensors, {"b": "a"}, BF16)
+    assert [(step.key, step.dtype.name, step.op) for step in plan.steps] == [
+        ("a", "BF16", "copy+cast"),
+        ("b", "BF16", "tie"),
+        ("n", "I64", "copy"),
+        ("h", "BF16", "copy+cast"),
+    ]
+    assert all(step.op in ("copy", "tie") for step in same_plan(tensors, {"b": "a"}, None).steps)
