@@ -12,6 +12,8 @@ def printable(text: str, limit: int = 200) -> str:
     lone surrogates and unassigned code points become `\\x1b`-style escapes; longer than `limit`, it ends in `…`.
     """
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    if shown.isprintable():
+        return shown
     return "".join(
         _escaped(character) if unicodedata.category(character) in _HIDDEN else character for character in shown
     )

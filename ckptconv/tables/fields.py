@@ -88,6 +88,17 @@ def resolve(sides: Sides) -> Resolved:
     return Resolved(tuple(values), tuple(dict.fromkeys(contradictions)), tuple(dict.fromkeys(notes)))
 
 
+def stated(table: Table, layout: str, documents: Documents, leaf: str) -> Any:
+    """What the config of a checkpoint of `layout` says of the field whose path ends in `leaf`; None if nothing."""
+    for field in table.fields:
+        name = field.names[table.column(layout)]
+        for path in name.paths if name else ():
+            value = _look_up(documents.get(name.document), path) if path.rpartition(".")[2] == leaf and name else None
+            if value is not None and value is not _UNSAID:
+                return value
+    return None
+
+
 def parse_value(text: str, names: Names) -> Any:
     """A table's VALUE: JSON, or an expression over dims, or else a bare word that is a string."""
     try:
@@ -116,7 +127,7 @@ def _said(sides: Sides, field: Field) -> tuple[Any, str]:
         if alias in sides.overrides:
             negated = any(name.negated for name in field.names if name and alias.endswith(str(name).rpartition(".")[2]))
             value = sides.overrides[alias]
-            return (not value if negated else value), "--set"
+            return (not value if negated else value), f"--set {alias}"
     name = field.names[sides.table.column(sides.source)]
     if name is None or field.kind == "const":
         return _UNSAID, ""
@@ -161,7 +172,7 @@ def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]
         if guess is not None:
             return sides.guesses[guess], "file names"
         return default, "constant" if field.kind == "const" else "default"
-    return _as_type_of(default, said), "--set" if where == "--set" else "source config"
+    return _as_type_of(default, said), "--set" if where.startswith("--set") else "source config"
 
 
 def _as_type_of(default: Any, said: Any) -> Any:
@@ -176,7 +187,7 @@ def _as_type_of(default: Any, said: Any) -> Any:
 def _contradiction(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
     if said is _UNSAID:
         return
-    seen = evaluate(field.value, sides.after if where == "--set" else sides.before)
+    seen = evaluate(field.value, sides.after if where.startswith("--set") else sides.before)
     agrees = bool(said) == seen if isinstance(seen, bool) else said == seen
     if not agrees and (field.kind == "tensors" or said):
         yield (

@@ -105,7 +105,8 @@ def fit(table: Table, layout: str, shapes: Shapes, entry: str = "") -> Fit:
     for key in absent:
         voters[key] = [payload for payload in index.find(key)[0] if isinstance(payload, Template)]
     seen = {**shapes, **{key: shapes[other] for key, other in absent.items()}}
-    dims = _dims(table, voters, seen) | counts | _options(table, voters)
+    layers = {let.dim: counts[let.dim] for let in table.lets.values() if isinstance(let, Index) and let.dim in counts}
+    dims = _dims(table, voters, seen) | layers | _options(table, voters)
     slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
     mismatched = tuple(_mismatches(slots, shapes, aliases, table, layout))
     known = len(found) + len(consts) + len(drops) + len(aliases)

@@ -160,6 +160,7 @@ def _prefix(draft: _Draft, words: list[str], line: int) -> None:
 
 
 def _row(draft: _Draft, words: list[str], line: int) -> None:
+    _expect(draft.layouts, "a table begins with `layout` lines; expected `layout NAME safetensors|torch ENTRY`")
     shape, _, option = words[0].partition("?")
     _expect(_SHAPE.fullmatch(words[0]), f"`{printable(words[0])}` is neither a directive nor a shape such as `ffn,d`")
     cells = _cells(draft, words[1:], "cells")

@@ -1,0 +1,1 @@
+"""The commands as functions: take paths, return frozen dataclasses, never print."""

@@ -1,0 +1,140 @@
+"""What is in a checkpoint, read off its headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptconv.containers.checkpoint import Checkpoint, StateDict, Tensor, shared_views
+from ckptconv.containers.inert import Call, Node, pairs_of, stored_bytes, tensors_in
+from ckptconv.containers.open import open_checkpoint
+from ckptconv.detect import detect
+from ckptconv.tables.catalog import tables
+from ckptconv.tables.fit import Fit
+from ckptconv.tables.parse import read_table
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One key. tied_to: the first key that is the same view of the same storage."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    tied_to: str | None
+
+
+@dataclass(frozen=True)
+class OtherEntry:
+    """A top-level entry that is no part of the state dict. bytes: of the tensors in it, each storage once."""
+
+    name: str
+    kind: str
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` says. entry: where the state dict lies ("" is the top level).
+
+    layout: `family/layout`, or None. coverage: the share of keys that the layout knows. misfits: how many keys are
+    missing, left over and of another shape. parameters: elements, tied ones counted once (unique) and not (stored).
+    bytes: of the tensors, tied ones once. dtypes: bytes by dtype.
+    """
+
+    path: str
+    container: str
+    files: tuple[str, ...]
+    family: str | None
+    layout: str | None
+    entry: str
+    coverage: float
+    misfits: tuple[int, int, int]
+    dims: Mapping[str, int]
+    unique: int
+    stored: int
+    bytes: int
+    dtypes: Mapping[str, int]
+    tensors: tuple[TensorInfo, ...]
+    other: tuple[OtherEntry, ...]
+    metadata: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def inspect(source: Path, table: Path | None = None) -> Inspection:
+    """Look at a checkpoint; no tensor is read. Raises a CkptconvError when it can't be opened."""
+    checkpoint = open_checkpoint(source)
+    found = detect(checkpoint, (read_table(table),) if table else tables()).fit
+    entry = (
+        found.entry if found else max(checkpoint.entries, key=lambda name: len(checkpoint.entries[name]), default="")
+    )
+    infos = tensor_infos(checkpoint.entries.get(entry, {}))
+    unique = [info for info in infos if info.tied_to is None]
+    sizes = {
+        info.key: tensor.numel for info, tensor in zip(infos, checkpoint.entries.get(entry, {}).values(), strict=True)
+    }
+    dtypes: Counter[str] = Counter()
+    for info in unique:
+        dtypes[info.dtype] += info.bytes
+    return Inspection(
+        path=str(source),
+        container=checkpoint.container,
+        files=tuple(path.name for path in checkpoint.files),
+        family=found.table.family if found else None,
+        layout=found.name if found else None,
+        entry=entry,
+        coverage=found.coverage if found else 0.0,
+        misfits=_misfits(found),
+        dims=found.sizes if found else {},
+        unique=sum(sizes[info.key] for info in unique),
+        stored=sum(sizes.values()),
+        bytes=sum(info.bytes for info in unique),
+        dtypes=dict(dtypes.most_common()),
+        tensors=infos,
+        other=_others(checkpoint, entry),
+        metadata=checkpoint.metadata,
+        notes=checkpoint.notes,
+    )
+
+
+def tensor_infos(state_dict: StateDict) -> tuple[TensorInfo, ...]:
+    """Every key, with the earlier key that it shares all its bytes with."""
+    tied = shared_views(state_dict)
+    return tuple(
+        TensorInfo(key, tensor.shape, tensor.dtype.name, tensor.nbytes, tied.get(key))
+        for key, tensor in state_dict.items()
+    )
+
+
+def _misfits(found: Fit | None) -> tuple[int, int, int]:
+    return (len(found.missing), len(found.unexpected), len(found.mismatched)) if found else (0, 0, 0)
+
+
+def _others(checkpoint: Checkpoint, entry: str) -> tuple[OtherEntry, ...]:
+    others = [_other(name, node, list(tensors_in(node))) for name, node in checkpoint.other.items()]
+    others += [
+        OtherEntry(name, "state dict", len(state_dict), stored_bytes(state_dict.values()))
+        for name, state_dict in checkpoint.entries.items()
+        if name != entry
+    ]
+    return tuple(others)
+
+
+def _other(name: str, node: Node, tensors: list[Tensor]) -> OtherEntry:
+    return OtherEntry(name, _kind(node), len(tensors), stored_bytes(tensors))
+
+
+def _kind(node: Node) -> str:
+    """What an entry is, in a few words; numbers and short texts as they are."""
+    if node is None or isinstance(node, (bool, int, float)):
+        return str(node)
+    if isinstance(node, str):
+        return node if len(node) <= 60 else f"text of {len(node):,} characters"
+    pairs = pairs_of(node)
+    if pairs is not None:
+        return f"{len(pairs):,} entries" if pairs else "empty"
+    return node.target.full if isinstance(node, Call) else type(node).__name__.lower()

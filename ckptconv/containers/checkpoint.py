@@ -1,0 +1,100 @@
+"""What every reader returns: keys → (dtype, shape, where the bytes lie). Nothing is read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ckptconv.dtypes import DType
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of bytes in a file, that one or more tensors view.
+
+    start: offset of its first byte in the file. nbytes: its length.
+    crc32: the zip's checksum over exactly these bytes, or None where the container has none.
+    swap: True when the elements lie in big-endian order.
+    deflated: how many bytes it takes in the file when it lies there compressed (raw deflate); None when it doesn't.
+    """
+
+    path: Path
+    start: int
+    nbytes: int
+    crc32: int | None = None
+    swap: bool = False
+    deflated: int | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A strided view of a storage. `strides` and `offset` count elements, as torch's do."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    storage: Storage
+
+    @property
+    def numel(self) -> int:
+        """Number of elements; 1 for a 0-d tensor."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor itself (contiguous), whatever its storage holds."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the bytes lie in C order without gaps (axes of size 1 don't matter, as in torch)."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return self.numel == 0
+            expected *= size
+        return True
+
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: what is in it and where, but none of the tensors' bytes.
+
+    path: as given (a file, or the index of a sharded checkpoint).
+    container: `torch zip`, `torch legacy`, `safetensors`, `sharded safetensors`, `sharded torch`.
+    files: every file it lies in.
+    entries: the state dicts in it, by the top-level entry they lie under; "" when the file itself is one.
+    other: the remaining top-level entries (args, optimizer state …), as inert nodes (`containers.inert`).
+    metadata: safetensors' `__metadata__`; {} elsewhere.
+    globals: every `module.name` that its pickles mention, in order of appearance; none of them was imported.
+    notes: one sentence each on what is legal but worth telling.
+    stamps: what `fstat` said of each file while it was opened (`containers.files.Stamp`), to notice later changes.
+    """
+
+    path: Path
+    container: str
+    files: tuple[Path, ...]
+    entries: Mapping[str, StateDict]
+    other: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    globals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    stamps: Mapping[Path, tuple[int, int, int, int]] = field(default_factory=dict)
+
+
+def shared_views(tensors: StateDict) -> dict[str, str]:
+    """Each key that is the same view of the same storage as an earlier one → that earlier key."""
+    first: dict[object, str] = {}
+    shared = {}
+    for key, tensor in tensors.items():
+        owner = first.setdefault(tensor, key) if tensor.numel else key
+        if owner != key:
+            shared[key] = owner
+    return shared

@@ -1,0 +1,104 @@
+"""One output file: its space is taken first, its bytes are streamed, and every failure is one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ckptconv.errors import CannotWrite
+from ckptconv.text import printable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+
+class Output:
+    """A file of `size` bytes, known beforehand, that is written from its start to its end. A context manager.
+
+    Raises CannotWrite if there is no space, or for whatever else the system says.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.at = 0
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._allocate()
+        except OSError as problem:
+            self.close()
+            raise cannot_write(problem, path, size) from None
+
+    def _allocate(self) -> None:
+        if not self.size or not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            os.posix_fallocate(self._fd, 0, self.size)
+        except OSError as problem:
+            if problem.errno not in _NO_FALLOCATE:
+                raise
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Puts the bytes behind those that were written before."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as problem:
+            raise cannot_write(problem, self.path, self.size) from None
+        self.at += len(data)
+
+    def write_all(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """`write` for each of them."""
+        for piece in pieces:
+            self.write(piece)
+
+    def patch(self, at: int, data: bytes) -> None:
+        """Replaces a few bytes that were written before."""
+        try:
+            if os.pwrite(self._fd, data, at) != len(data):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError as problem:
+            raise cannot_write(problem, self.path, self.size) from None
+
+    def close(self) -> None:
+        """Closes the file."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close()
+        if kind is None and self.at != self.size:
+            raise ValueError(f"{self.at} bytes were written to {self.path}, {self.size} were announced")
+
+
+def cannot_write(problem: OSError, path: Path, need: int = 0) -> CannotWrite:
+    """The error for what the system said while `path` was being written, which takes `need` bytes (0: not known)."""
+    if problem.errno in _FULL:
+        return no_space(path.parent, need)
+    return CannotWrite(f"{printable(os.fspath(path))} can't be written: {problem.strerror or problem}", path)
+
+
+def no_space(folder: Path, need: int) -> CannotWrite:
+    """The error for a full disk."""
+    where, needs = printable(os.fspath(folder)), f"needs {need:,} bytes, " if need else ""
+    return CannotWrite(
+        f"no space left on {where}: {needs}has {free_bytes(folder):,}; make room or go elsewhere",
+        folder,
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that can still be written into a folder; 0 where the system can't tell."""
+    try:
+        status = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return 0
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,7 @@
+"""The writers, under one roof."""
+
+from ckptconv.containers.items import Item
+from ckptconv.containers.write_safetensors import write_safetensors, write_sharded_safetensors
+from ckptconv.containers.write_torch import write_torch
+
+__all__ = ["Item", "write_safetensors", "write_sharded_safetensors", "write_torch"]

@@ -1,0 +1,1 @@
+"""The rooms of `convert`: what lies beside the weights, facts about values, sizes, casting, writing."""

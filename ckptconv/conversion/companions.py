@@ -1,0 +1,112 @@
+"""What lies beside the weights: dictionaries, the sentencepiece model, a tokenizer, JSON configs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptconv.errors import Damaged, VocabularyMismatch
+from ckptconv.text import printable
+from ckptconv.vocabulary import Dictionary
+
+_SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
+_MAX_JSON = 16_000_000
+
+
+@dataclass(frozen=True)
+class Companions:
+    """The files that go with a checkpoint.
+
+    dictionaries: of the source language and of the target language (one, where they share it; none, where there is
+    no dictionary), and the files they were read from. given: whether the user named them.
+    """
+
+    dictionaries: tuple[Dictionary, ...]
+    names: tuple[Path, ...]
+    spm: Path | None
+    tokenizer: Path | None
+    given: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def languages(self) -> Mapping[str, str]:
+        """source_lang and target_lang, as far as the dictionaries' names say."""
+        found = [language(path) for path in self.names]
+        named = [each for each in found if each]
+        return dict(zip(("source_lang", "target_lang"), named, strict=True)) if len(named) == 2 else {}
+
+
+def companions(
+    weights: Path, dictionaries: tuple[Path, ...], spm: Path | None, languages: Sequence[str | None]
+) -> Companions:
+    """What the user named, else what lies in the folder of the weights.
+
+    languages: source and target, as far as the checkpoint's config says; they put found dictionaries in order.
+    Raises VocabularyMismatch for more than two dictionaries, a file that isn't there, or one that can't be read.
+    """
+    for path in (*dictionaries, *((spm,) if spm else ())):
+        if not path.is_file():
+            raise VocabularyMismatch(f"{printable(str(path))} is no file; expected a dictionary or spm model.", path)
+    folder = weights.parent
+    names = dictionaries or _found(folder, languages)
+    if len(names) > 2:
+        shown = ", ".join(printable(path.name) for path in names)
+        raise VocabularyMismatch(
+            f"Got {len(names)} dictionaries: {shown}; name one or two with --dict, source first.", folder
+        )
+    tokenizer = folder / "tokenizer.json"
+    spm = spm or _spm_beside(folder)
+    if names:
+        read = [Dictionary.read(path) for path in names]
+        joined = len(read) == 2 and read[0].symbols == read[1].symbols
+        guessed = not dictionaries and len(names) == 2 and [language(path) for path in names] != list(languages)
+        notes = (_guess(names),) if guessed else ()
+        return Companions(tuple(read[:1] if joined else read), names, spm, None, bool(dictionaries), notes)
+    if tokenizer.is_file():
+        from ckptconv.hf.tokenizer import export_dictionary
+
+        target = folder / "target_tokenizer"
+        folders = (folder, target) if (target / "tokenizer.json").is_file() else (folder,)
+        return Companions(tuple(map(export_dictionary, folders)), (), spm, tokenizer, False)
+    return Companions((), (), spm, None, False)
+
+
+def _found(folder: Path, languages: Sequence[str | None]) -> tuple[Path, ...]:
+    """Every dict*.txt of the folder, by the alphabet unless the config names the languages."""
+    return tuple(sorted(folder.glob("dict*.txt"), key=lambda path: (language(path) != languages[0], path.name)))
+
+
+def _guess(names: tuple[Path, ...]) -> str:
+    first, second = (printable(path.name) for path in names)
+    return (
+        f"{first} is taken for the source language's, {second} for the target's, by the alphabet; --dict says otherwise"
+    )
+
+
+def _spm_beside(folder: Path) -> Path | None:
+    named = [folder / name for name in _SPM_NAMES if (folder / name).is_file()]
+    others = sorted(path for path in folder.glob("*.model") if path.is_file())
+    return named[0] if named else others[0] if len(others) == 1 else None
+
+
+def language(dictionary: Path) -> str | None:
+    """`de` for `dict.de.txt`, None for `dict.txt`."""
+    parts = dictionary.name.split(".")
+    return parts[1] if len(parts) == 3 and parts[0] == "dict" and parts[2] == "txt" else None
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document at `path`, or None where there is none. Raises Damaged when it can't be parsed."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON + 1)
+        if len(data) > _MAX_JSON:
+            raise ValueError(f"it has more than {_MAX_JSON} bytes")
+        return json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"{printable(path.name)} can't be read as JSON: {printable(str(error))}.", path) from None

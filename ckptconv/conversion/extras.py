@@ -1,0 +1,116 @@
+"""The small files that make a directory complete: configs, modeling code, tokenizer or dictionaries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptconv.conversion.companions import Companions
+from ckptconv.errors import Unsupported
+from ckptconv.hf.tokenizer import tokenizer_files
+from ckptconv.tables.expressions import evaluate, names_in
+from ckptconv.tables.fields import Resolved
+from ckptconv.tables.model import Table
+from ckptconv.text import printable
+from ckptconv.vocabulary import Dictionary, SpmModel
+
+TARGET_TOKENIZER = "target_tokenizer"
+_CODE = Path(__file__).parent.parent / "hf"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Files by name relative to the output directory, and what is worth telling about them."""
+
+    files: Mapping[str, bytes]
+    notes: tuple[str, ...]
+
+
+def extras(table: Table, target: str, config: Resolved, beside: Companions, dims: Mapping[str, int]) -> Extras:
+    """Everything but the weights for a directory of the layout `target`.
+
+    A layout with a config.json is Hugging Face's: it gets its configs, modeling code and a tokenizer. Any other is
+    fairseq's: it gets dictionaries. Both keep the sentencepiece model. Raises VocabularyMismatch.
+    """
+    documents = sorted({value.document for value in config.values} - {""})
+    files = {name: _json(config.document(name)) for name in documents}
+    for name in table.code.get(target, ()):
+        files[name] = (_CODE / Path(name).name).read_bytes()
+    words = _hugging_face_words if "config.json" in files else _fairseq_words
+    made, notes = words(table, config, beside, dims)
+    if beside.spm and made:
+        made[beside.spm.name] = beside.spm.read_bytes()
+    return Extras({**files, **made}, tuple(notes))
+
+
+def _json(document: Mapping[str, object]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _hugging_face_words(
+    table: Table, config: Resolved, beside: Companions, dims: Mapping[str, int]
+) -> tuple[dict[str, bytes], list[str]]:
+    """tokenizer.json and its config; for a target language of its own, a second set in `target_tokenizer/`."""
+    if not beside.dictionaries or beside.spm is None:
+        lacking = [name for name, there in (("--dict", beside.dictionaries), ("--spm", beside.spm)) if not there]
+        return {}, [f"no tokenizer was written: it needs {' and '.join(lacking)}"]
+    files: dict[str, bytes] = {}
+    notes: list[str] = []
+    longest = _max_positions(table, dims)
+    spm = SpmModel.read(beside.spm)
+    for folder, dictionary, rows in zip(("", f"{TARGET_TOKENIZER}/"), beside.dictionaries, _rows(table, dims), strict=False):
+        try:
+            made, report = tokenizer_files(spm, dictionary, rows, longest)
+        except Unsupported as problem:
+            return {}, [f"no tokenizer was written: {problem}"]
+        files |= {folder + name: content for name, content in made.items()}
+        notes += report.notes
+    if len(beside.dictionaries) > 1:
+        notes.append(f"the target language has a vocabulary of its own: its tokenizer is in {TARGET_TOKENIZER}/")
+    return files, notes
+
+
+def _fairseq_words(
+    table: Table, config: Resolved, beside: Companions, dims: Mapping[str, int]
+) -> tuple[dict[str, bytes], list[str]]:
+    """dict.*.txt for both languages, with fairseq's made-up words for rows that have none."""
+    if not beside.dictionaries:
+        return {}, ["no dict.txt was written: it needs --dict, or a tokenizer.json beside the weights"]
+    files: dict[str, bytes] = {}
+    notes: list[str] = []
+    rows = _rows(table, dims)
+    for number, name in enumerate(_dictionary_names(config, beside)):
+        dictionary = beside.dictionaries[min(number, len(beside.dictionaries) - 1)]
+        files[name] = _padded(dictionary, rows[number], name, notes).text().encode()
+    return files, notes
+
+
+def _padded(dictionary: Dictionary, rows: int, name: str, notes: list[str]) -> Dictionary:
+    if len(dictionary) < rows:
+        notes.append(f"{name}: {rows - len(dictionary)} made-up words for rows {len(dictionary)}..{rows - 1}")
+    return dictionary.extended(rows) if len(dictionary) < rows else dictionary
+
+
+def _dictionary_names(config: Resolved, beside: Companions) -> list[str]:
+    said = {value.path.rpartition(".")[2]: value.value for value in config.values}
+    languages = [said.get(key) or beside.languages.get(key) for key in ("source_lang", "target_lang")]
+    if not all(languages):
+        return ["dict.txt"] if len(beside.dictionaries) == 1 else ["dict.src.txt", "dict.tgt.txt"]
+    return [f"dict.{printable(str(language)).replace('/', '_')}.txt" for language in languages]
+
+
+def _rows(table: Table, dims: Mapping[str, int]) -> list[int]:
+    """Rows of the embeddings, source first."""
+    return [
+        dims[dim] for line in table.resizes if "vocab" in names_in(line.expression) for dim in line.dims if dim in dims
+    ]
+
+
+def _max_positions(table: Table, dims: Mapping[str, int]) -> int | None:
+    """Tokens that the source side has positions for: its rows without those that come before the first one."""
+    for line in table.resizes:
+        if "max_positions" in names_in(line.expression) and line.dims[0] in dims:
+            return dims[line.dims[0]] - int(evaluate(line.expression, {"max_positions": 0}))
+    return None

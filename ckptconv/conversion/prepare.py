@@ -1,0 +1,221 @@
+"""Everything of a conversion but the writing: detect, read the config, size, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ckptconv.containers.checkpoint import Checkpoint, StateDict, shared_views
+from ckptconv.containers.open import open_checkpoint
+from ckptconv.containers.plain import plain
+from ckptconv.containers.read import Reader
+from ckptconv.conversion.companions import companions, read_json
+from ckptconv.conversion.extras import extras
+from ckptconv.conversion.facts import read_facts
+from ckptconv.conversion.rows import Asked, check_vocabulary, wanted_rows
+from ckptconv.detect import fitting, require_state_dict
+from ckptconv.dtypes import BY_NAME, DType
+from ckptconv.errors import DoesNotFit, UnknownLayout, VocabularyMismatch
+from ckptconv.plan import Plan, Step, Told, make_plan, refused_drops, resized_dims, same_plan, ties
+from ckptconv.tables.catalog import layout_named, tables
+from ckptconv.tables.fields import Resolved, Sides, resolve, stated
+from ckptconv.tables.fit import Fit
+from ckptconv.tables.model import Layout, Table
+from ckptconv.tables.parse import read_table
+from ckptconv.text import printable
+
+_DTYPES = {"keep": None, "fp32": BY_NAME["F32"], "fp16": BY_NAME["F16"], "bf16": BY_NAME["BF16"]}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    to: `family/layout`, a layout alone, or `same`. layout_from: the source's layout, where detection is overruled.
+    dtype: keep, fp32, fp16 or bf16, for floating tensors. max_shard_size: bytes.
+    dictionaries: fairseq dict.txt files, source language first. vocab, max_positions: cut or extend to so many.
+    set: config fields that no tensor shows, by any layout's name for them.
+    """
+
+    to: str
+    layout_from: str | None = None
+    dtype: str = "keep"
+    max_shard_size: int = 5_000_000_000
+    dictionaries: tuple[Path, ...] = ()
+    spm: Path | None = None
+    vocab: int | None = None
+    max_positions: int | None = None
+    table: Path | None = None
+    set: Mapping[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A conversion that is ready to be written: everything is checked, nothing is written.
+
+    target: the layout to be written; None where the keys stay as they are.
+    extras: the small files that complete a directory, by name.
+    """
+
+    checkpoint: Checkpoint
+    entry: str
+    target: Layout | None
+    plan: Plan
+    config: Resolved
+    extras: Mapping[str, bytes]
+    options: Options
+    notes: tuple[str, ...]
+
+    @property
+    def state_dict(self) -> StateDict:
+        """The source's tensors."""
+        return self.checkpoint.entries[self.entry]
+
+
+def prepare(source: Path, options: Options) -> Prepared:
+    """Check and plan a conversion. Raises a CkptconvError for whatever stands in the way."""
+    checkpoint = open_checkpoint(source)
+    require_state_dict(checkpoint)
+    if options.to == "same":
+        return _prepare_same(checkpoint, options)
+    known = (read_table(options.table),) if options.table else tables()
+    target_table, target = layout_named(options.to, known)
+    fit = fitting(checkpoint, known, options.layout_from)
+    _require_reachable(checkpoint, fit, target_table, target)
+    return _prepare(checkpoint, fit, target, options, source.is_dir())
+
+
+def _require_reachable(checkpoint: Checkpoint, fit: Fit, table: Table | None, target: str) -> None:
+    names = [layout.name for layout in fit.table.layouts]
+    name = printable(checkpoint.path.name)
+    if (table is not None and table.family != fit.table.family) or target not in names:
+        wanted = f"{table.family}/{target}" if table else target
+        others = ", ".join(f"{fit.table.family}/{each}" for each in names if each != fit.layout.name)
+        raise UnknownLayout(
+            f"{name} is {fit.name}, which can't become {wanted}; expected {others} or same.", checkpoint.path
+        )
+    if target == fit.layout.name:
+        raise UnknownLayout(
+            f"{name} is in the layout {fit.name} already; to change only its container or dtype, use --to same.",
+            checkpoint.path,
+        )
+
+
+def _prepare_same(checkpoint: Checkpoint, options: Options) -> Prepared:
+    entry = max(checkpoint.entries, key=lambda name: len(checkpoint.entries[name]))
+    tensors = checkpoint.entries[entry]
+    plan = same_plan(
+        {key: (tensor.dtype, tensor.shape) for key, tensor in tensors.items()},
+        shared_views(tensors),
+        _DTYPES[options.dtype],
+    )
+    left = [Told(name, "another state dict of the same file") for name in checkpoint.entries if name != entry]
+    left += [Told(name, "no part of the state dict") for name in checkpoint.other]
+    return Prepared(
+        checkpoint,
+        entry,
+        None,
+        replace(plan, dropped=tuple(left)),
+        Resolved((), (), ()),
+        {},
+        options,
+        checkpoint.notes,
+    )
+
+
+def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, whole_folder: bool) -> Prepared:
+    documents = _documents(checkpoint, fit)
+    languages = [stated(fit.table, fit.layout.name, documents, leaf) for leaf in ("source_lang", "target_lang")]
+    beside = companions(checkpoint.path, options.dictionaries, options.spm, languages)
+    rows = wanted_rows(fit, beside, Asked(options.vocab, options.max_positions))
+    try:
+        check_vocabulary(fit, beside, rows, checkpoint.path)
+    except VocabularyMismatch as mismatch:
+        if beside.given or whole_folder:
+            raise
+        # The user named one file; what else lies in its folder may belong to another model.
+        beside = replace(beside, dictionaries=(), names=(), spm=None, tokenizer=None, notes=(f"not used: {mismatch}",))
+    state_dict = checkpoint.entries[fit.entry]
+    with Reader(checkpoint) as reader:
+        facts = read_facts(fit, state_dict, reader)
+    _require_droppable(checkpoint, fit, refused_drops(fit, facts))
+    after = resized_dims(fit.dims, rows)
+    dtypes = {key: tensor.dtype for key, tensor in state_dict.items()}
+    plan = make_plan(fit, target, facts, after, dtypes, _DTYPES[options.dtype])
+    flags = ties(fit, facts)
+    sides = Sides(
+        table=fit.table,
+        source=fit.layout.name,
+        target=target,
+        before={**fit.dims, **flags},
+        after={**after, **flags, "dtype": _main_dtype(plan.steps)},
+        documents=documents,
+        overrides=options.set,
+        guesses=beside.languages,
+    )
+    config = _resolve(checkpoint, sides)
+    other = tuple(
+        Told(name, _why(name)) for name, node in checkpoint.other.items() if name not in documents[""] and node is not None
+    )
+    plan = replace(plan, dropped=(*plan.dropped, *other))
+    made = extras(fit.table, target, config, beside, plan.dims)
+    notes = (*checkpoint.notes, *beside.notes, *config.notes, *made.notes)
+    return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
+
+
+def _main_dtype(steps: tuple[Step, ...]) -> str:
+    """torch's name of the dtype that most of the bytes have."""
+    sizes: dict[DType, int] = {}
+    for step in steps:
+        count = step.dtype.itemsize
+        for axis in step.shape:
+            count *= axis
+        sizes[step.dtype] = sizes.get(step.dtype, 0) + count
+    return max(sizes, key=lambda dtype: sizes[dtype]).torch
+
+
+def _why(name: str) -> str:
+    return "optimizer state, no part of the model" if "optim" in name else "training state, no part of the model"
+
+
+def _require_droppable(checkpoint: Checkpoint, fit: Fit, refused: tuple[tuple[str, Any], ...]) -> None:
+    for key, drop in refused:
+        raise DoesNotFit(
+            f"{printable(key)} holds values, but the target has no such key ({fit.table.where(drop.line)}: {drop.reason}); "
+            "expected zeros. Converting would change what the model computes, so nothing was written.",
+            checkpoint.path,
+        )
+
+
+def _documents(checkpoint: Checkpoint, fit: Fit) -> dict[str, Any]:
+    """The source's own config: JSON files beside the weights, and the top-level entries that the table reads."""
+    column = fit.table.column(fit.layout.name)
+    names = [name for each in fit.table.fields if each.kind != "const" and (name := each.names[column])]
+    documents: dict[str, Any] = {
+        name.document: read_json(checkpoint.path.parent / name.document) for name in names if name.document
+    }
+    roots = {path.partition(".")[0] for name in names if not name.document for path in name.paths}
+    documents[""] = {root: plain(checkpoint.other[root]) for root in roots if root in checkpoint.other}
+    return documents
+
+
+def _resolve(checkpoint: Checkpoint, sides: Sides) -> Resolved:
+    try:
+        config = resolve(sides)
+    except KeyError as error:
+        name = str(error.args[0])
+        known = sorted({str(each).rpartition(".")[2] for field in sides.table.fields for each in field.names if each})
+        close = get_close_matches(name, known, 3) or known
+        message = f"--set {printable(name)}: {sides.table.family} has no such field; closest: {', '.join(close)}."
+        raise DoesNotFit(message, checkpoint.path) from None
+    if config.contradictions:
+        raise DoesNotFit(
+            f"The config contradicts the tensors of {printable(checkpoint.path.name)}: "
+            f"{'; '.join(config.contradictions)}. Correct the config, or use the checkpoint that it belongs to.",
+            checkpoint.path,
+        )
+    return config

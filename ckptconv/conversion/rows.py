@@ -1,0 +1,83 @@
+"""How many rows the embeddings get: as they are, unless an option or a dictionary for spare rows says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptconv.conversion.companions import Companions
+from ckptconv.errors import VocabularyMismatch
+from ckptconv.tables.expressions import evaluate, names_in
+from ckptconv.tables.fit import Fit
+from ckptconv.text import printable
+from ckptconv.vocabulary import Dictionary
+
+
+@dataclass(frozen=True)
+class Asked:
+    """--vocab and --max-positions."""
+
+    vocab: int | None
+    max_positions: int | None
+
+    def numbers(self) -> dict[str, int]:
+        """The options that were given, by their name in `resize` lines."""
+        return {name: number for name, number in vars(self).items() if number is not None}
+
+
+def wanted_rows(fit: Fit, beside: Companions, asked: Asked) -> dict[str, int]:
+    """Rows by dim, for the dims that change.
+
+    --vocab and --max-positions decide; without --vocab, a dictionary that the user names decides for layouts whose
+    files have more rows than any dictionary (`spare` lines; unilm cuts them in upgrade_state_dict_for_deltalm).
+    """
+    numbers = asked.numbers()
+    rows = {
+        dim: int(evaluate(line.expression, numbers))
+        for line in fit.table.resizes
+        if names_in(line.expression) <= frozenset(numbers)
+        for dim in line.dims
+    }
+    if beside.given:
+        for dim, dictionary in _by_dim(fit, beside):
+            if dim in _spare(fit):
+                rows.setdefault(dim, len(dictionary))
+    return rows
+
+
+def check_vocabulary(fit: Fit, beside: Companions, rows: Mapping[str, int], weights: Path) -> None:
+    """Whether every dictionary fits the embedding that the target will have.
+
+    A shorter dictionary fits where the user asked for the rows, where spare rows are the rule, or where an HF
+    tokenizer leaves padding rows. Raises VocabularyMismatch otherwise.
+    """
+    for dim, dictionary in _by_dim(fit, beside):
+        have, words = rows.get(dim, int(fit.dims[dim])), len(dictionary)
+        padded = dim in rows or dim in _spare(fit) or beside.tokenizer is not None
+        if words > have or (words < have and not padded):
+            raise VocabularyMismatch(
+                f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but the embedding of "
+                f"{printable(weights.name)} has {have:,} rows; expected as many. Name the dictionary that the model was "
+                f"trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
+                weights,
+            )
+
+
+def _spare(fit: Fit) -> frozenset[str]:
+    return frozenset(dim for spare in fit.table.spares if spare.layout == fit.layout.name for dim in spare.dims)
+
+
+def _by_dim(fit: Fit, beside: Companions) -> Iterator[tuple[str, Dictionary]]:
+    """The vocabulary's dims, source first, with their dictionaries; one dictionary serves both."""
+    if beside.dictionaries:
+        for line in fit.table.resizes:
+            if "vocab" in names_in(line.expression):
+                for number, dim in enumerate(line.dims):
+                    yield dim, beside.dictionaries[min(number, len(beside.dictionaries) - 1)]
+
+
+def _name(beside: Companions, dictionary: Dictionary) -> str:
+    if beside.tokenizer:
+        return "tokenizer.json"
+    return printable(beside.names[beside.dictionaries.index(dictionary)].name)

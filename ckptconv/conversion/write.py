@@ -1,0 +1,165 @@
+"""A prepared conversion → files. Bytes stream from file to file; the output appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptconv.containers.atomic import FILE_SUFFIXES, staged
+from ckptconv.containers.checkpoint import Checkpoint, Tensor
+from ckptconv.containers.items import Item
+from ckptconv.containers.read import Reader
+from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
+from ckptconv.conversion.cast import Overflow, cast, filled
+from ckptconv.conversion.prepare import Prepared
+from ckptconv.plan import Fill, Rows, Step
+
+Progress = Callable[[int, int], None]
+
+_COMPANIONS = frozenset({".json", ".txt", ".model", ".py"})
+_MAX_COMPANION = 64_000_000
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: files relative to the output, key → overflows of the cast, what is worth telling."""
+
+    files: tuple[str, ...]
+    overflowed: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def write(prepared: Prepared, output: Path, progress: Progress) -> Written:
+    """Write what was prepared. Raises OutputExists or CannotWrite, and then nothing of it is there."""
+    overflows: dict[str, Overflow] = {}
+    with Reader(prepared.checkpoint) as reader:
+        items = _items(prepared, reader, overflows, progress)
+        files, notes = _write_all(prepared, output, items)
+    overflowed = {key: overflow.count for key, overflow in overflows.items() if overflow.count}
+    return Written(tuple(files), overflowed, tuple(notes))
+
+
+def _items(prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], progress: Progress) -> list[Item]:
+    meter = _Meter(progress, sum(_nbytes(step) for step in prepared.plan.steps if step.tied_to is None))
+    return [
+        Item(step.key, step.dtype, step.shape, _stream(step, prepared, reader, overflows, meter), step.tied_to)
+        for step in prepared.plan.steps
+    ]
+
+
+class _Meter:
+    """Counts the bytes that went by."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def count(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        for chunk in chunks:
+            yield chunk
+            self._done += len(chunk)
+            self._progress(self._done, self._total)
+
+
+def _stream(
+    step: Step, prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], meter: _Meter
+) -> Callable[[], Iterator[Any]]:
+    """A function that yields the target tensor's bytes, part by part."""
+
+    def chunks() -> Iterator[Any]:
+        overflow = overflows.setdefault(step.key, Overflow())
+        for part in step.parts:
+            if isinstance(part, Fill):
+                yield from filled(part.value, part.rows * _row_numel(step), step.dtype)
+                continue
+            view = rows_of(prepared.state_dict[part.key], part)
+            raw = reader.chunks(view)
+            yield from raw if view.dtype == step.dtype else cast(raw, view.dtype, step.dtype, overflow)
+
+    return lambda: meter.count(chunks())
+
+
+def rows_of(tensor: Tensor, part: Rows) -> Tensor:
+    """The rows of the (transposed) tensor that the part takes, as a view; no bytes are read."""
+    if part.transposed:
+        tensor = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
+    if not tensor.shape or part.whole:
+        return tensor
+    return replace(
+        tensor,
+        shape=(part.stop - part.start, *tensor.shape[1:]),
+        offset=tensor.offset + part.start * tensor.strides[0],
+    )
+
+
+def _row_numel(step: Step) -> int:
+    count = 1
+    for size in step.shape[1:]:
+        count *= size
+    return count
+
+
+def _nbytes(step: Step) -> int:
+    return step.dtype.itemsize * _row_numel(step) * (step.shape[0] if step.shape else 1)
+
+
+def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[list[str], list[str]]:
+    """(files written, relative to a directory or the name of the one file; what is worth telling)."""
+    need = sum(item.nbytes for item in items if item.tied_to is None)
+    single = output.name.endswith(FILE_SUFFIXES)
+    with staged(output, prepared.options.overwrite, prepared.checkpoint.files, need) as stage:
+        if single:
+            _write_weights(prepared, stage.path, output.suffix == ".safetensors", items)
+            files = [output.name]
+        else:
+            files = _write_folder(prepared, stage.path, items)
+    return files, [*_untold(prepared, output, single), *(f"removed the older {name}" for name in stage.removed)]
+
+
+def _write_folder(prepared: Prepared, folder: Path, items: list[Item]) -> list[str]:
+    extras = prepared.extras if prepared.target else companion_files(prepared.checkpoint)
+    for name, content in extras.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    if prepared.target and prepared.target.container == "torch":
+        _write_weights(prepared, folder / "model.pt", False, items)
+        return ["model.pt", *extras]
+    metadata = prepared.checkpoint.metadata
+    return [*write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size), *extras]
+
+
+def _write_weights(prepared: Prepared, path: Path, as_safetensors: bool, items: list[Item]) -> None:
+    if as_safetensors:
+        write_safetensors(path, items, prepared.checkpoint.metadata)
+    else:
+        write_torch(path, items, _entry(prepared), prepared.config.document(""))
+
+
+def _entry(prepared: Prepared) -> str | None:
+    """The top-level entry that the state dict is written under: the layout's; with --to same, the source's."""
+    return prepared.target.entry if prepared.target else prepared.entry or None
+
+
+def _untold(prepared: Prepared, output: Path, single: bool) -> list[str]:
+    notes = []
+    if single and prepared.extras:
+        names = ", ".join(prepared.extras)
+        notes.append(f"one file holds the weights only; for {names} give a directory as the output")
+    if output.suffix == ".safetensors" and prepared.config.document(""):
+        notes.append("safetensors has no place for fairseq's cfg; fairseq itself needs a .pt file or a directory")
+    return notes
+
+
+def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The small files beside the weights that `--to same` takes along: configs, vocabularies, code; no weights."""
+    weights = {path.name for path in checkpoint.files}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(checkpoint.path.parent.iterdir())
+        if path.suffix in _COMPANIONS
+        and path.name not in weights
+        and not path.name.endswith(".index.json")
+        and path.is_file()
+        and path.stat().st_size <= _MAX_COMPANION
+    }

@@ -1,0 +1,1 @@
+"""Dataclasses → terminal text or JSON. Decides nothing about checkpoints; every text from a file passes `printable`."""

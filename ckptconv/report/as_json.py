@@ -1,0 +1,79 @@
+"""Reports as one JSON document each: the fields that others rely on (docs/json.md)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptconv.commands.convert import Conversion
+    from ckptconv.commands.inspect import Inspection
+
+
+def dumps(document: Any) -> str:
+    """JSON text; ASCII only, so that nothing in it reaches a terminal as a control character."""
+    return json.dumps(document, indent=2, ensure_ascii=True, default=str)
+
+
+def inspection(report: Inspection) -> dict[str, Any]:
+    """path container family layout dims parameters{unique,stored} bytes tensors[…] other[…] …"""
+    missing, unexpected, mismatched = report.misfits
+    return {
+        "path": report.path,
+        "container": report.container,
+        "files": list(report.files),
+        "family": report.family,
+        "layout": report.layout,
+        "entry": report.entry,
+        "coverage": report.coverage,
+        "misfits": {"missing": missing, "unexpected": unexpected, "mismatched": mismatched},
+        "dims": dict(report.dims),
+        "parameters": {"unique": report.unique, "stored": report.stored},
+        "bytes": report.bytes,
+        "dtypes": dict(report.dtypes),
+        "tensors": [
+            {"key": info.key, "shape": info.shape, "dtype": info.dtype, "bytes": info.bytes, "tied_to": info.tied_to}
+            for info in report.tensors
+        ],
+        "other": [
+            {"name": entry.name, "kind": entry.kind, "tensors": entry.tensors, "bytes": entry.bytes}
+            for entry in report.other
+        ],
+        "metadata": dict(report.metadata),
+        "notes": list(report.notes),
+    }
+
+
+def conversion(report: Conversion) -> dict[str, Any]:
+    """source target dims tensors[{key,from[],op,shape,dtype}] dropped[] created[] resized[] files[] …"""
+    plan = report.plan
+    return {
+        "path": report.path,
+        "output": report.output,
+        "source": plan.source,
+        "target": plan.target,
+        "dims": dict(plan.dims),
+        "tensors": [
+            {
+                "key": step.key,
+                "from": list(step.sources),
+                "op": step.op,
+                "shape": list(step.shape),
+                "dtype": step.dtype.name,
+                "tied_to": step.tied_to,
+            }
+            for step in plan.steps
+        ],
+        "dropped": [{"key": told.key, "reason": told.reason} for told in plan.dropped],
+        "created": [{"key": told.key, "reason": told.reason} for told in plan.created],
+        "resized": [
+            {"key": each.key, "from": each.before, "to": each.after, "rows": each.rows} for each in plan.resized
+        ],
+        "overflowed": [{"key": key, "count": count} for key, count in report.overflowed.items()],
+        "config": [
+            {"document": each.document, "field": each.path, "value": each.value, "origin": each.origin}
+            for each in report.config
+        ],
+        "notes": list(report.notes),
+        "files": list(report.files),
+    }

@@ -1,0 +1,181 @@
+"""Every ordered pair of layouts on real files: bit for bit, and everything that isn't carried over is told."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.tables.catalog import tables
+from tests.commands.conftest import FINETUNED, GOLDEN, NUMBERS, run
+
+LAYOUTS = [f"{table.family}/{layout.name}" for table in tables() for layout in table.layouts]
+# One real file of each layout.
+FILES = {
+    "deltalm/fairseq": FINETUNED / "checkpoint_best.pt",
+    "deltalm/pretrained": NUMBERS / "pretrained.pt",
+    "deltalm/hf": GOLDEN / "hf_deltalm_fengshen_transformers-4.30.2.bin",
+}
+PAIRS = list(permutations(LAYOUTS, 2))
+SAMPLES = ["deltalm_finetuned_share_all", "deltalm_finetuned_untied", "deltalm_finetuned_v0122",
+           "deltalm_pretrained_weights_tiny", "fairseq_deltalm_namespace_free_cfg"]  # fmt: skip
+
+
+def contents(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    checkpoint = open_checkpoint(path)
+    with Reader(checkpoint) as reader:
+        return {
+            key: (tensor.dtype.name, tensor.shape, reader.read(tensor))
+            for entry in checkpoint.entries.values()
+            for key, tensor in entry.items()
+        }
+
+
+def there_and_back(source: Path, first: str, second: str, folder: Path) -> None:
+    before = contents(source)
+    there = run(source, folder / "there", second)
+    back = run(folder / "there", folder / "back.pt", first)
+    after = contents(folder / "back.pt")
+    lost = {told.key for told in (*there.plan.dropped, *back.plan.dropped)}
+    made = {told.key for told in (*there.plan.created, *back.plan.created)}
+    assert not lost & after.keys() - made
+    for key, value in before.items():
+        if key not in lost:
+            assert after[key] == value, key
+    extra = after.keys() - before.keys() - made
+    assert {tied for tied in extra if not tied.endswith("embed_tokens.weight")} <= {"model.shared.weight"}
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS, ids=[f"{a}-{b}".replace("/", ".") for a, b in PAIRS])
+def test_there_and_back_on_a_real_file(first: str, second: str, tmp_path: Path):
+    there_and_back(FILES[first], first, second, tmp_path)
+
+
+@pytest.mark.parametrize("target", ["hf", "pretrained", "fairseq"])
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_there_and_back_on_the_samples(sample: str, target: str, tmp_path: Path):
+    source = "deltalm/pretrained" if "pretrained" in sample else "deltalm/fairseq"
+    if source == f"deltalm/{target}":
+        target = "hf"
+    there_and_back(GOLDEN / f"{sample}.pt", source, f"deltalm/{target}", tmp_path)
+
+
+def test_pretrained_to_fairseq_equals_what_the_original_code_made(tmp_path: Path):
+    report = run(
+        NUMBERS / "pretrained.pt",
+        tmp_path / "out",
+        "fairseq",
+        dictionaries=(FINETUNED / "dict.de.txt",),
+        max_positions=62,
+    )
+    expected = torch.load(NUMBERS / "pretrained_in_fairseq.pt", weights_only=True)["model"]
+    made = torch.load(tmp_path / "out" / "model.pt", weights_only=True)["model"]
+    assert list(made.keys() ^ expected.keys()) == []
+    assert all(made[key].dtype == value.dtype and torch.equal(made[key], value) for key, value in expected.items())
+    assert {each.key: each.rows for each in report.plan.resized} == {
+        "encoder.embed_tokens.weight": "163..169 cut",
+        "decoder.embed_tokens.weight": "163..169 cut",
+        "encoder.embed_positions.weight": "64..65 cut",
+        "decoder.embed_positions.weight": "64..65 cut",
+    }
+
+
+def test_without_a_word_nothing_is_cut(tmp_path: Path):
+    report = run(NUMBERS / "pretrained.pt", tmp_path / "out", "fairseq")
+    assert report.plan.resized == ()
+    assert report.plan.dims["vocab"] == 170
+
+
+def test_rows_are_made_up_only_on_request_and_are_zeros(tmp_path: Path):
+    report = run(FINETUNED, tmp_path / "out.pt", "hf", vocab=170, max_positions=70)
+    told = {each.key: (each.before, each.after, each.rows) for each in report.plan.resized}
+    assert told["model.encoder.embed_tokens.weight"] == (163, 170, "163..169 made up, zeros")
+    assert told["model.decoder.embed_positions.weight"] == (64, 72, "64..71 made up, zeros")
+    made = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert not made["model.shared.weight"][163:].any()
+    assert made["lm_head.weight"].data_ptr() == made["model.shared.weight"].data_ptr()
+
+
+def test_the_stale_tensors_of_0122_are_dropped_by_name_and_told(tmp_path: Path):
+    report = run(GOLDEN / "deltalm_finetuned_v0122.pt", tmp_path / "out", "hf")
+    stale = [told for told in report.plan.dropped if "0.12.2" in told.reason]
+    assert len(stale) == 8 * 4
+    assert all(told.key.startswith("encoder.layers.") for told in stale)
+
+
+def test_ties_are_found_by_bytes_where_storages_are_separate(tmp_path: Path):
+    checkpoint = torch.load(FINETUNED / "checkpoint_best.pt", weights_only=False)
+    checkpoint["model"] = {key: value.clone() for key, value in checkpoint["model"].items()}
+    torch.save(checkpoint, tmp_path / "gpu.pt")
+    run(tmp_path / "gpu.pt", tmp_path / "hf", "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["share_encoder_decoder_embeddings"], config["tie_word_embeddings"]) == (True, True)
+    keys = open_checkpoint(tmp_path / "hf" / "model.safetensors").entries[""]
+    assert keys["lm_head.weight"].storage == keys["model.shared.weight"].storage
+
+
+def test_untied_stays_untied(tmp_path: Path):
+    run(GOLDEN / "deltalm_finetuned_untied.pt", tmp_path / "hf", "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["share_encoder_decoder_embeddings"], config["tie_word_embeddings"]) == (False, False)
+    run(tmp_path / "hf", tmp_path / "back", "fairseq")
+    cfg = torch.load(tmp_path / "back" / "model.pt", weights_only=True)["cfg"]["model"]
+    assert not cfg["share_all_embeddings"]
+    assert not cfg["share_decoder_input_output_embed"]
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
+def test_casts_equal_torchs(dtype: str, name: str, tmp_path: Path):
+    report = run(FINETUNED, tmp_path / "out.pt", "hf", dtype=dtype)
+    original = torch.load(FINETUNED / "checkpoint_best.pt", weights_only=False)["model"]
+    made = torch.load(tmp_path / "out.pt", weights_only=True)
+    for key, value in original.items():
+        renamed = "lm_head.weight" if key == "decoder.output_projection.weight" else f"model.{key}"
+        if not key.endswith("version"):
+            assert torch.equal(made[renamed], value.to(getattr(torch, name))), key
+    assert report.overflowed == {}
+
+
+def test_overflow_is_told_by_key(tmp_path: Path):
+    big = {"w": torch.tensor([1.0, 70000.0, -1e30, float("inf"), 65519.0]), "n": torch.arange(3)}
+    torch.save(big, tmp_path / "big.pt")
+    report = run(tmp_path / "big.pt", tmp_path / "small.safetensors", "same", dtype="fp16")
+    assert report.overflowed == {"w": 2}
+    made = contents(tmp_path / "small.safetensors")
+    assert made["w"][2] == big["w"].half().numpy().tobytes()
+    assert made["n"][0] == "I64"
+
+
+def test_a_namespace_free_cfg_is_written_and_no_path_of_training_is_left(tmp_path: Path):
+    run(FINETUNED, tmp_path / "hf", "hf")
+    run(tmp_path / "hf", tmp_path / "back", "fairseq")
+    cfg = torch.load(tmp_path / "back" / "model.pt", weights_only=True)["cfg"]
+    assert cfg["model"]["pretrained_deltalm_checkpoint"] == ""
+    assert cfg["model"]["encoder_attention_heads"] == 4
+    assert (cfg["task"]["source_lang"], cfg["task"]["target_lang"]) == ("de", "en")
+    for name in ("dict.de.txt", "dict.en.txt", "spm.model"):
+        assert (tmp_path / "back" / name).read_bytes() == (FINETUNED / name).read_bytes()
+
+
+def test_shards_are_cut_and_read_back(tmp_path: Path):
+    report = run(FINETUNED, tmp_path / "hf", "hf", max_shard_size=300_000)
+    shards = [name for name in report.files if name.endswith(".safetensors")]
+    assert len(shards) > 3
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == set(shards)
+    whole = run(FINETUNED, tmp_path / "whole", "hf")
+    assert whole.files[0] == "model.safetensors"
+    assert contents(tmp_path / "hf") == contents(tmp_path / "whole")
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path):
+    for name in ("a", "b"):
+        run(FINETUNED, tmp_path / name, "hf")
+        run(tmp_path / name, tmp_path / f"{name}-back", "fairseq")
+    for folder in ("", "-back"):
+        for path in (tmp_path / f"a{folder}").iterdir():
+            assert path.read_bytes() == (tmp_path / f"b{folder}" / path.name).read_bytes(), path.name
