@@ -35,8 +35,8 @@ def plain(node: Node, limit: int = 200_000) -> Any:
     argparse.Namespace and omegaconf's DictConfig become dicts, ListConfig a list, an omegaconf node and an enum member
     their value, OrderedDict, defaultdict and Counter dicts, sets lists, numpy scalars numbers. Anything else becomes a
     short text such as "<fairseq.meters.TimeMeter>". Keys that are neither text nor small integers become text. Where a
-    value contains itself stands "<cycle>"; below 200 levels, and after `limit` values, "<…>". So the result is a tree of
-    bounded size, whatever the file says.
+    value contains itself stands "<cycle>"; below 200 levels, and after `limit` values, "<…>". So the result is a tree
+    of bounded size, whatever the file says.
     """
     return _Builder(limit).build(node)
 

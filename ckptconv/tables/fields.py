@@ -166,7 +166,8 @@ def _spelled(sides: Sides, field: Field, name: FieldName, value: Any) -> Any:
 def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]:
     if field.kind in ("tensors", "tied"):
         return evaluate(field.value, sides.after), "tensors"
-    default = parse_value(field.value, sides.after)
+    text = next((value for condition, value in field.cases if evaluate(condition, sides.after)), field.value)
+    default = parse_value(text, sides.after)
     if said is _UNSAID:
         guess = next((alias for alias in _aliases(field) if alias in sides.guesses), None)
         if guess is not None:

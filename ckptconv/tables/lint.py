@@ -211,6 +211,7 @@ def _fields(table: Table) -> Iterator[Finding]:
     for field in table.fields:
         try:
             names = names_in(field.value) if field.kind in ("tensors", "tied") else frozenset()
+            names |= {name for condition, _ in field.cases for name in names_in(condition)}
             parse_value(field.value, known)
         except ValueError as error:
             yield Finding(field.line, str(error))

@@ -143,13 +143,18 @@ class FieldName:
 
 @dataclass(frozen=True)
 class Field:
-    """One config field in all layouts. `synonyms`: rows of values that differ in spelling between the layouts."""
+    """One config field in all layouts.
+
+    synonyms: rows of values that differ in spelling between the layouts. cases: (condition, value) pairs, the first
+    true one of which replaces `value`.
+    """
 
     line: int
     kind: str
     value: str
     names: tuple[FieldName | None, ...]
     synonyms: tuple[tuple[str, ...], ...] = ()
+    cases: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,12 @@ def _value(draft: _Draft, words: list[str], line: int) -> None:
     draft.fields[-1] = replace(last, synonyms=(*last.synonyms, spelling))
 
 
+def _case(draft: _Draft, words: list[str], line: int) -> None:
+    _expect(draft.fields and len(words) == 3, "expected `case CONDITION VALUE` under a `field`")
+    last = draft.fields[-1]
+    draft.fields[-1] = replace(last, cases=(*last.cases, (words[1], words[2])))
+
+
 def _code(draft: _Draft, words: list[str], line: int) -> None:
     _expect(len(words) >= 3, "expected `code LAYOUT FILE…`")
     draft.code[_known_layout(draft, words[1])] = tuple(words[2:])
@@ -270,5 +276,6 @@ _DIRECTIVES: dict[str, Callable[[_Draft, list[str], int], None]] = {
     "spare": _spare,
     "field": _field,
     "value": _value,
+    "case": _case,
     "code": _code,
 }

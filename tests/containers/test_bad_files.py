@@ -271,9 +271,10 @@ def test_zips_without_what_they_need(tmp_path: Path):
 
 def test_two_records_of_one_name(tmp_path: Path):
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as made, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(data, "w") as made:
         made.writestr("archive/data.pkl", b"N.")
-        made.writestr("archive/data.pkl", b"N.")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            made.writestr("archive/data.pkl", b"N.")
     assert "two records named archive/data.pkl" in refused(data.getvalue(), tmp_path, Damaged)
 
 

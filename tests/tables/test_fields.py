@@ -128,6 +128,16 @@ def test_every_pair_resolves_without_a_config(table: Table):
         assert {value.origin for value in result.values} <= {"tensors", "default", "constant"}
 
 
+@pytest.mark.parametrize(("width", "name"), [(768, "deltalm_base"), (1024, "deltalm_large")])
+def test_a_case_replaces_the_value_where_its_condition_holds(width: int, name: str):
+    dims = {**DIMS, "d": width}
+    result = resolve(Sides(DELTALM, "hf", "fairseq", dims, dims, {}, {}, {}))
+    assert by_path(result, "cfg.model._name") == (name, "default")
+    kept = resolve(Sides(DELTALM, "hf", "fairseq", dims, dims, {}, {"cfg.model._name": "deltalm_tiny"}, {}))
+    assert by_path(kept, "cfg.model._name") == ("deltalm_tiny", "--set")
+    assert by_path(kept, "cfg.task._name") == ("translation", "constant")
+
+
 def test_values_are_json_expressions_or_words():
     assert parse_value("3", {}) == 3
     assert parse_value('["a"]', {}) == ["a"]
