@@ -81,7 +81,7 @@ class Dictionary:
         for symbol in self.symbols[len(SPECIAL) :]:
             if "\n" in symbol or "\r" in symbol:
                 raise CannotWrite(f"symbol {symbol!r} has a line break in it, which dict.txt can't hold")
-            lines.append(f"{symbol} 1 {OVERWRITE}\n" if False else f"{symbol} 1\n")
+            lines.append(f"{symbol} 1 {OVERWRITE}\n" if symbol in seen else f"{symbol} 1\n")
             seen.add(symbol)
         return "".join(lines)
 

@@ -147,13 +147,14 @@ class _Roles:
             () if bytes_ else tuple(s for s in rest if s and MARKER.fullmatch(s) is None and not self.known & {*s})
         )
         self.literal = (*SPECIAL, *(text for text in bytes_ if text in dictionary.ids), *self.markers)
+        self.inert = {*self.literal, *self.runs}
         self.cuts, self.uncut = _cuts(self.literal, self.scores, self.known)
 
-    def entry(self, symbol: str, counts: bool) -> tuple[str, float]:
-        """The vocabulary's entry for `symbol`; `counts` is false for one that a later id overrides."""
-        if counts and symbol in self.scores:
+    def entry(self, index: int, symbol: str) -> tuple[str, float]:
+        """The vocabulary's entry for the dictionary's `symbol` at `index`; special ones keep the first four ids."""
+        if symbol in self.scores:
             return symbol, self.scores[symbol]
-        if counts and (symbol in self.literal or symbol in self.runs):
+        if index < len(SPECIAL) or (symbol in self.inert and symbol not in SPECIAL):
             return symbol, self.floor
         return HIDDEN + symbol, self.floor
 
@@ -210,8 +211,7 @@ def _vocabulary(dictionary: Dictionary, roles: _Roles) -> bytearray:
     """The model's vocabulary in json. Entry by entry: a quarter of a million at once would take 100 MB on the way."""
     listed = bytearray()
     for index, symbol in enumerate(dictionary.symbols):
-        entry = roles.entry(symbol, dictionary.ids[symbol] == index)
-        listed += b", " * bool(index) + json.dumps(entry, ensure_ascii=False).encode("utf-8")
+        listed += b", " * bool(index) + json.dumps(roles.entry(index, symbol), ensure_ascii=False).encode("utf-8")
     return listed
 
 

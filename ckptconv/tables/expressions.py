@@ -1,4 +1,4 @@
-"""Arithmetic over dims, as it stands in tables: `positions-2`, `max(1,d//64)`, `a&b`."""
+"""Arithmetic over dims, as it stands in tables: `positions-2`, `max(1,d//64)`, `vocab==tgt_vocab`, `a&b`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CALLS: dict[str, Callable[..., Any]] = {"min": min, "max": max}
 
 
 def evaluate(text: str, names: Mapping[str, int | bool]) -> int | bool:
-    """The value of an expression of names, integers, + - * // &, min and max.
+    """The value of an expression of names, integers, + - * // & ==, min and max.
 
     Raises KeyError for a name that `names` lacks and ValueError for anything else that is no such expression.
     """
@@ -44,6 +44,8 @@ def _value(node: ast.expr, names: Mapping[str, int | bool]) -> Any:
         return names[node.id]
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
         return _BINARY[type(node.op)](_value(node.left, names), _value(node.right, names))
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
+        return bool(_value(node.left, names) == _value(node.comparators[0], names))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS and not node.keywords:
         return _CALLS[node.func.id](*(_value(argument, names) for argument in node.args))
     raise ValueError(f"`{ast.unparse(node)}` is no expression over dims")

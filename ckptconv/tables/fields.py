@@ -164,16 +164,16 @@ def _spelled(sides: Sides, field: Field, name: FieldName, value: Any) -> Any:
 
 
 def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]:
+    case = next((value for condition, value in field.cases if evaluate(condition, sides.after)), None)
+    value = parse_value(field.value if case is None else case, sides.after)
     if field.kind in ("tensors", "tied"):
-        return evaluate(field.value, sides.after), "tensors"
-    text = next((value for condition, value in field.cases if evaluate(condition, sides.after)), field.value)
-    default = parse_value(text, sides.after)
-    if said is _UNSAID:
-        guess = next((alias for alias in _aliases(field) if alias in sides.guesses), None)
-        if guess is not None:
-            return sides.guesses[guess], "file names"
-        return default, "constant" if field.kind == "const" else "default"
-    return _as_type_of(default, said), "--set" if where.startswith("--set") else "source config"
+        return value, "tensors"
+    if said is not _UNSAID:
+        return _as_type_of(value, said), "--set" if where.startswith("--set") else "source config"
+    guess = next((alias for alias in _aliases(field) if alias in sides.guesses), None)
+    if guess is not None:
+        return sides.guesses[guess], "file names"
+    return value, "constant" if field.kind == "const" else "default"
 
 
 def _as_type_of(default: Any, said: Any) -> Any:

@@ -337,6 +337,7 @@ def test_directories_that_lie(tmp_path: Path):
     end = len(whole) - 22
     for at, value in ((8, b"\7\0"), (10, b"\x07\0\x07\0"), (12, b"\1\0\0\0"), (16, b"\1\0\0\0"), (20, b"\1\0")):
         refused(_patched(end + at, value, whole), tmp_path, Damaged)
+    assert "isn't where its end record says" in refused(whole[:end] + b"junk" + whole[end:], tmp_path, Damaged)
     wide = len(WHOLE["zip"]) - 22 - 20 - 56
     for at in (0, 4, 24, 32, 40, 48, 56 + 8, 56 + 16):
         refused(_patched(wide + at, b"\x55\x55"), tmp_path, CkptconvError)

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.hf.tokenizer import TokenizerReport, export_dictionary, export_tokenizer, tokenizer_files
-from ckptconv.vocabulary import SPECIAL, Dictionary, SpmModel
+from ckptconv.vocabulary import SPECIAL, Dictionary, PieceType, SpmModel
 from tests.spm_side import ODD, Pipeline, symbols, texts, trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,12 +70,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], Callable[[bytes], Dictionary]]] = {
     "in order": ({}, in_order),
     "shuffled": ({}, shuffled),
     "extra": ({}, lambda model: shuffled(model, EXTRA)),
-    "overridden": ({}, lambda model: Dictionary((*in_order(model).symbols, *symbols(model)[:9]))),
+    "overridden": ({}, lambda model: Dictionary((*in_order(model).symbols, *symbols(model)[:9], "<unk>", "</s>"))),
     "identity": ({"normalization_rule_name": "identity"}, in_order),
     "nfkc": ({"normalization_rule_name": "nfkc"}, in_order),
     "nmt_nfkc_cf": ({"normalization_rule_name": "nmt_nfkc_cf"}, shuffled),
     "no prefix": ({"add_dummy_prefix": False}, in_order),
-    "user defined": ({"user_defined_symbols": ["<ud>", "foo", "xy"], "control_symbols": ["<c>"]}, shuffled),
+    "spaces kept": ({"add_dummy_prefix": False, "remove_extra_whitespaces": False}, in_order),
+    "user defined": ({"user_defined_symbols": ["<ud>", "foo", "xy", "<s", "oxyfo"], "control_symbols": ["<c>"]}, shuffled),
     "bytes": ({"byte_fallback": True, "vocab_size": 1100}, shuffled),
     "across spaces": ({"split_by_whitespace": False}, in_order),
 }
@@ -90,6 +91,7 @@ def test_ids_are_fairseqs(variant: str, tmp_path: Path) -> None:
     # Where there are language tokens, typed special tokens are special; test_markers… has those.
     lines = [line for line in texts() if not report.markers or "<" not in line]
     lines += ["foo a foo<ud>b xyfooxy", "<c> a<c>", "<0x41> a 三<0xE4>", "madeupword0000 userword", "［de_DE］ ＜2de＞"]
+    lines += ["".join(random.Random(seed).choices("foxy<s> ", k=20)) for seed in range(500)]
     pipeline = Pipeline(model, dictionary)
     assert differing(tokenizer, pipeline, lines) == []
     plain = [line for line in lines if variant not in ("identity", "nfkc") or "▁" not in line]
@@ -207,6 +209,18 @@ def test_missing_pieces_are_told_and_change_only_what_has_them(tmp_path: Path) -
     assert len(alone) > 10
     for line in ("".join(alone), "a".join(alone), "三".join(alone), " ".join(alone)):
         assert tokenizer.encode(line).ids == pipeline.ids(line)
+
+
+def test_characters_that_are_only_parts_of_pieces_cost_the_same(tmp_path: Path) -> None:
+    proto = ModelProto.FromString(trained())
+    for piece in proto.pieces:
+        if piece.piece in "aehntr":
+            piece.type = PieceType.UNUSED
+    model = proto.SerializeToString()
+    dictionary = Dictionary(SPECIAL + tuple(piece.piece for piece in proto.pieces if piece.type == PieceType.NORMAL))
+    tokenizer, report = exported(tmp_path, model, dictionary)
+    assert differing(tokenizer, Pipeline(model, dictionary), texts()) == []
+    assert report.unreachable == ()
 
 
 def test_unknown_runs_that_the_dictionary_has_are_found(tmp_path: Path) -> None:
