@@ -123,7 +123,10 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     table = rows(inputs(asked.folder), asked.folder, asked.runs)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    head = f"# What it costs\nMade by `scripts/bench` on {date.today()} ({machine}); medians of {asked.runs} runs, warm page cache.\n"
+    head = (
+        f"# What it costs\nMade by `scripts/bench` on {date.today()} ({machine}); medians of {asked.runs} runs, "
+        "warm page cache.\n"
+    )
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join([head, *table, ""]))
 
 

@@ -1,9 +1,9 @@
 """Full-size checkpoints of the real shapes with random weights, as the original code would write them.
 
-    python scripts/full_size.py base.pt --layout fairseq                    1.45 GB: DeltaLM base, fine-tuned
-    python scripts/full_size.py trained.pt --layout fairseq --optimizer     4.3 GB: with Adam's state, as fairseq-train
-    python scripts/full_size.py pretrained.pt --layout pretrained           deltalm-base.pt's shapes
-    python scripts/full_size.py large.pt --layout fairseq --size large
+python scripts/full_size.py base.pt --layout fairseq                    1.45 GB: DeltaLM base, fine-tuned
+python scripts/full_size.py trained.pt --layout fairseq --optimizer     4.3 GB: with Adam's state, as fairseq-train
+python scripts/full_size.py pretrained.pt --layout pretrained           deltalm-base.pt's shapes
+python scripts/full_size.py large.pt --layout fairseq --size large
 """
 
 from __future__ import annotations

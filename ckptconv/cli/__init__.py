@@ -20,7 +20,7 @@ unsupported, or the output can't be written."""
 class _Group(click.Group):
     """Turns every error into one sentence (with --json: one document) and an exit code; never a traceback."""
 
-    def main(self, args: Any = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+    def main(self, args: Any = None, *more: Any, **options: Any) -> Any:
         arguments = sys.argv[1:] if args is None else list(args)
         options["standalone_mode"] = False
         try:

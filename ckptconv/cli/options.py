@@ -14,7 +14,7 @@ PATH = click.Path(path_type=Path)
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
     """`5GB`, `500MB`, `2GiB`, or a number of bytes."""
 
     name = "size"
@@ -30,7 +30,7 @@ class Size(click.ParamType):
         return count
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType):  # type: ignore[type-arg]
     """`FIELD=VALUE`; the value is JSON, or else a string."""
 
     name = "field=value"

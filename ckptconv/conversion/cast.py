@@ -31,7 +31,7 @@ def cast(chunks: Iterable[Any], source: DType, target: DType, overflow: Overflow
         infinite = np.isinf(result)
         if infinite.any():
             overflow.count += int((infinite & np.isfinite(values)).sum())
-        yield memoryview(result.view(np.uint8)).cast("B")
+        yield result.view(np.uint8).data
 
 
 def _numpy(dtype: DType) -> Any:

@@ -60,7 +60,9 @@ def _hugging_face_words(
     notes: list[str] = []
     longest = _max_positions(table, dims)
     spm = SpmModel.read(beside.spm)
-    for folder, dictionary, rows in zip(("", f"{TARGET_TOKENIZER}/"), beside.dictionaries, _rows(table, dims), strict=False):
+    for folder, dictionary, rows in zip(
+        ("", f"{TARGET_TOKENIZER}/"), beside.dictionaries, _rows(table, dims), strict=False
+    ):
         try:
             made, report = tokenizer_files(spm, dictionary, rows, longest)
         except Unsupported as problem:

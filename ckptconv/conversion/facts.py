@@ -1,4 +1,4 @@
-"""What a plan must know of the values, read off the bytes: which keys are equal, all zeros, or what number they hold."""
+"""What a plan must know of the values, read off the bytes: equal keys, zeros, the numbers of constants."""
 
 from __future__ import annotations
 

@@ -159,7 +159,9 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     )
     config = _resolve(checkpoint, sides)
     other = tuple(
-        Told(name, _why(name)) for name, node in checkpoint.other.items() if name not in documents[""] and node is not None
+        Told(name, _why(name))
+        for name, node in checkpoint.other.items()
+        if name not in documents[""] and node is not None
     )
     plan = replace(plan, dropped=(*plan.dropped, *other))
     made = extras(fit.table, target, config, beside, plan.dims)
@@ -185,8 +187,8 @@ def _why(name: str) -> str:
 def _require_droppable(checkpoint: Checkpoint, fit: Fit, refused: tuple[tuple[str, Any], ...]) -> None:
     for key, drop in refused:
         raise DoesNotFit(
-            f"{printable(key)} holds values, but the target has no such key ({fit.table.where(drop.line)}: {drop.reason}); "
-            "expected zeros. Converting would change what the model computes, so nothing was written.",
+            f"{printable(key)} holds values, but the target has no such key ({fit.table.where(drop.line)}: "
+            f"{drop.reason}); expected zeros. Converting would change what the model computes, so nothing was written.",
             checkpoint.path,
         )
 

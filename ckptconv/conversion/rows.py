@@ -57,8 +57,8 @@ def check_vocabulary(fit: Fit, beside: Companions, rows: Mapping[str, int], weig
         padded = dim in rows or dim in _spare(fit) or beside.tokenizer is not None
         if words > have or (words < have and not padded):
             raise VocabularyMismatch(
-                f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but the embedding of "
-                f"{printable(weights.name)} has {have:,} rows; expected as many. Name the dictionary that the model was "
+                f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but the embedding "
+                f"of {printable(weights.name)} has {have:,} rows; expected as many. Name the dictionary that the model was "
                 f"trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
                 weights,
             )

@@ -262,8 +262,9 @@ def _notes(roles: _Roles, symbols: int, vocab_size: int) -> Iterable[str]:
         )
     if roles.markers:
         yield (
-            f"{len(roles.markers)} symbols of the dictionary became special tokens ({_some(roles.markers)}): typed in a text they "
-            "give their id, and so do <s>, <pad>, </s> and <unk>; with split_special_tokens=True they are text, as to fairseq"
+            f"{len(roles.markers)} symbols of the dictionary became special tokens ({_some(roles.markers)}): typed in a "
+            "text they give their id, and so do <s>, <pad>, </s> and <unk>; with split_special_tokens=True they are "
+            "text, as to fairseq"
         )
     if roles.uncut:
         yield f"typed in a text as they are, {_some(roles.uncut)} may be cut into other pieces than by sentencepiece"

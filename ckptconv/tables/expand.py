@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Generic, TypeVar
 
@@ -132,46 +132,45 @@ def _in_order(
 T = TypeVar("T")
 
 
+@dataclass
+class _Node(Generic[T]):
+    """A place in the tree of templates: what may come next, and what ends here."""
+
+    children: dict[str, _Node[T]] = field(default_factory=dict)
+    payloads: tuple[T, ...] = ()
+
+
 class KeyIndex(Generic[T]):
     """Templates looked up by key, part by part: exact text first, index placeholders where the part is a number."""
 
-    _END = "\0end"
-
-    def __init__(self, lets: Mapping[str, Let]) -> None:
-        self._lets = lets
-        self._root: dict[str, dict] = {}  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
 
     def add(self, template: str, payload: T) -> None:
         """Enter a template; several payloads may share one."""
         node = self._root
         for part in template.split("."):
-            node = node.setdefault(part, {})
-        node.setdefault(self._END, []).append(payload)
+            node = node.children.setdefault(part, _Node())
+        node.payloads += (payload,)
 
     def find(self, key: str) -> tuple[tuple[T, ...], tuple[tuple[str, int], ...]]:
         """The payloads of the template that the key fits, and its (index placeholder, number) pairs; else ((), ())."""
         return self._find(self._root, key.split("."), 0, ())
 
     def _find(
-        self,
-        node: dict[str, dict],
-        parts: list[str],
-        at: int,
-        numbers: tuple[tuple[str, int], ...],  # type: ignore[type-arg]
+        self, node: _Node[T], parts: list[str], at: int, numbers: tuple[tuple[str, int], ...]
     ) -> tuple[tuple[T, ...], tuple[tuple[str, int], ...]]:
         if at == len(parts):
-            return tuple(node.get(self._END, ())), numbers
+            return node.payloads, numbers
         part = parts[at]
-        if part in node and part != self._END:
-            found = self._find(node[part], parts, at + 1, numbers)
+        nexts = [(node.children[part], numbers)] if part in node.children else []
+        if _is_number(part):
+            indexes = [(name, child) for name, child in node.children.items() if name.startswith("{")]
+            nexts += [(child, (*numbers, (name[1:-1], int(part)))) for name, child in indexes]
+        for child, counted_so_far in nexts:
+            found = self._find(child, parts, at + 1, counted_so_far)
             if found[0]:
                 return found
-        if _is_number(part):
-            for name in node:
-                if name.startswith("{"):
-                    found = self._find(node[name], parts, at + 1, (*numbers, (name[1:-1], int(part))))
-                    if found[0]:
-                        return found
         return (), ()
 
 

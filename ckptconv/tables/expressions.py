@@ -23,9 +23,10 @@ def evaluate(text: str, names: Mapping[str, int | bool]) -> int | bool:
     Raises KeyError for a name that `names` lacks and ValueError for anything else that is no such expression.
     """
     try:
-        return _value(ast.parse(text, mode="eval").body, names)
+        value: int | bool = _value(ast.parse(text, mode="eval").body, names)
     except (SyntaxError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"`{text}` is no expression over dims: {error}") from None
+    return value
 
 
 def names_in(text: str) -> frozenset[str]:

@@ -75,7 +75,9 @@ def resolve(sides: Sides) -> Resolved:
     unused = set(sides.overrides) - {name for field in sides.table.fields for name in _aliases(field)}
     if unused:
         raise KeyError(sorted(unused)[0])
-    values, contradictions, notes = [], [], []
+    values: list[FieldValue] = []
+    contradictions: list[str] = []
+    notes: list[str] = []
     for field in sides.table.fields:
         said, where = _said(sides, field)
         if field.kind in ("tensors", "tied"):

@@ -139,7 +139,7 @@ def candidates(tables: tuple[Table, ...], entries: Mapping[str, Shapes]) -> list
 
 
 def _index(table: Table, layout: str) -> KeyIndex[_Payload]:
-    index: KeyIndex[_Payload] = KeyIndex(table.lets)
+    index: KeyIndex[_Payload] = KeyIndex()
     for template in templates(table, layout):
         index.add(template.text, template)
     rows = {template.text for template in templates(table, layout)}
@@ -147,9 +147,9 @@ def _index(table: Table, layout: str) -> KeyIndex[_Payload]:
     others += [(drop.template, drop) for drop in table.drops if drop.layout == layout]
     others += [(key, key) for tie in table.ties if tie.layout == layout for key in tie.keys]
     for text, payload in others:
-        for template, _ in written_out(text, table.lets):
-            if template not in rows:
-                index.add(template, payload)
+        for key, _ in written_out(text, table.lets):
+            if key not in rows:
+                index.add(key, payload)
     return index
 
 

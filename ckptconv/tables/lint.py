@@ -216,8 +216,8 @@ def _fields(table: Table) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(field.line, str(error))
             continue
-        for name in sorted(names - frozenset(known)):
-            yield Finding(field.line, f"`{name}` is no dim, option or `equal` line of this table")
+        for unknown in sorted(names - frozenset(known)):
+            yield Finding(field.line, f"`{unknown}` is no dim, option or `equal` line of this table")
         if field.kind == "tied" and not names <= ties:
             yield Finding(field.line, "a `tied` field reads `equal` lines only")
     for column, layout in enumerate(table.layouts):

@@ -235,7 +235,10 @@ def test_wrong_usage_is_exit_code_2_and_json_too():
 def test_names_from_a_file_never_reach_the_terminal_raw(tmp_path: Path):
     state = finetuned()["model"] | {"evil\x1b[31m\u202e\r\nkey": torch.ones(1)}
     torch.save({"model": state, "\x1b]0;title\x07": 1}, tmp_path / "x.pt")
-    for arguments in (["inspect", tmp_path / "x.pt", "--tensors"], ["convert", tmp_path / "x.pt", tmp_path / "o", "--to", "hf"]):
+    for arguments in (
+        ["inspect", tmp_path / "x.pt", "--tensors"],
+        ["convert", tmp_path / "x.pt", tmp_path / "o", "--to", "hf"],
+    ):
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
         assert not set(result.output) & set("\x1b\x07\u202e\r")
         assert "\\x1b[31m" in result.output

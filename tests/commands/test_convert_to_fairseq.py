@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-fairseq = pytest.importorskip("fairseq", reason="fairseq is an optional extra, and transformers 4's environment lacks it")
+fairseq = pytest.importorskip(
+    "fairseq", reason="fairseq is an optional extra, and transformers 4's environment lacks it"
+)
 
 from sentencepiece import SentencePieceProcessor  # noqa: E402
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments  # noqa: E402
@@ -66,7 +68,9 @@ def test_a_model_fine_tuned_in_transformers_goes_to_fairseq(hf_dir: Path, tmp_pa
     collator = DataCollatorForSeq2Seq(tokenizer, model)
     Seq2SeqTrainer(model, arguments, train_dataset=pairs, data_collator=collator).train()
     model.eval()
-    assert all(not torch.equal(value, before[key]) for key, value in model.state_dict().items() if "k_proj.bias" not in key)
+    assert all(
+        not torch.equal(value, before[key]) for key, value in model.state_dict().items() if "k_proj.bias" not in key
+    )
     model.save_pretrained(tmp_path / "tuned")
     tokenizer.save_pretrained(tmp_path / "tuned")
     (tmp_path / "tuned" / "spm.model").write_bytes((hf_dir / "spm.model").read_bytes())
@@ -138,7 +142,9 @@ def test_what_is_written_as_pretrained_is_what_the_loader_accepts(hf_dir: Path, 
     assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("sample", ["deltalm_finetuned_share_all", "deltalm_finetuned_untied", "deltalm_finetuned_v0122"])
+@pytest.mark.parametrize(
+    "sample", ["deltalm_finetuned_share_all", "deltalm_finetuned_untied", "deltalm_finetuned_v0122"]
+)
 def test_samples_there_and_back_load_strictly_in_the_real_fairseq(sample: str, tmp_path: Path):
     (tmp_path / "dict.txt").write_text("".join(f"w{number} 1\n" for number in range(40)))
     run(GOLDEN / f"{sample}.pt", tmp_path / "hf", "hf", dictionaries=(tmp_path / "dict.txt",))

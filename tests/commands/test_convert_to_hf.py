@@ -134,7 +134,9 @@ def test_from_the_directory_alone_with_trust_remote_code(hf_dir: Path, tmp_path:
 def test_logits_of_the_samples(sample: str, padding: str, tmp_path: Path):
     reference = torch.load(GOLDEN / f"ref_logits_dlm_{sample}.pt", weights_only=False)
     torch.save({"model": reference["sd"]}, tmp_path / "in.pt")
-    report = run(tmp_path / "in.pt", tmp_path / "hf", "hf", set={"encoder_attention_heads": 4, "decoder_attention_heads": 4})
+    report = run(
+        tmp_path / "in.pt", tmp_path / "hf", "hf", set={"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    )
     assert {value.path for value in report.config if value.origin == "--set"} == {
         "encoder_attention_heads",
         "decoder_attention_heads",

@@ -21,7 +21,9 @@ DIMS = {
 }  # fmt: skip
 
 
-def resolved(source: str, target: str, documents: dict[str, Any], after: dict[str, Any] | None = None, **given) -> Resolved:
+def resolved(
+    source: str, target: str, documents: dict[str, Any], after: dict[str, Any] | None = None, **given
+) -> Resolved:
     return resolve(
         Sides(
             DELTALM,
@@ -44,7 +46,9 @@ NAMESPACE = {"cfg": {"model": {"encoder_attention_heads": 4, "dropout": 0.3, "no
 
 
 def test_origins_are_told():
-    result = resolved("fairseq", "hf", {"": NAMESPACE}, overrides={"activation_dropout": 0.2}, guesses={"source_lang": "de"})
+    result = resolved(
+        "fairseq", "hf", {"": NAMESPACE}, overrides={"activation_dropout": 0.2}, guesses={"source_lang": "de"}
+    )
     assert by_path(result, "d_model") == (64, "tensors")
     assert by_path(result, "max_position_embeddings") == (62, "tensors")
     assert by_path(result, "encoder_attention_heads") == (4, "source config")
@@ -66,7 +70,14 @@ def test_every_generation_of_arguments_is_read(place: str):
 
 
 def test_there_and_back_keeps_every_field_that_both_sides_have():
-    said = {"model": {"dropout": 0.3, "activation_fn": "gelu_accurate", "no_scale_embedding": False, "encoder_layerdrop": 0.25}}
+    said = {
+        "model": {
+            "dropout": 0.3,
+            "activation_fn": "gelu_accurate",
+            "no_scale_embedding": False,
+            "encoder_layerdrop": 0.25,
+        }
+    }
     there = resolved("fairseq", "hf", {"": {"cfg": said}})
     assert by_path(there, "activation_function") == ("gelu_new", "source config")
     assert by_path(there, "scale_embedding")[0] is True

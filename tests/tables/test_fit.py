@@ -19,17 +19,20 @@ LAYOUTS = [(table, layout.name) for table in tables() for layout in table.layout
 IDS = [f"{table.family}/{name}" for table, name in LAYOUTS]
 
 # File (its note says which original code made it) → layout, and what must be read off the shapes.
+BASE = {"d": 768, "ffn": 3072, "encoder_layers": 12, "decoder_layers": 6}
+LARGE = {"d": 1024, "ffn": 4096, "encoder_layers": 24, "decoder_layers": 12}
+TINY = {"d": 32, "ffn": 64, "encoder_layers": 4, "decoder_layers": 2}
 LISTS = {
-    "deltalm_pretrained_weights.base": ("deltalm/pretrained", 392, {"vocab": 250104, "d": 768, "ffn": 3072, "encoder_layers": 12, "decoder_layers": 6}),
-    "deltalm_pretrained_weights.large": ("deltalm/pretrained", 772, {"d": 1024, "ffn": 4096, "encoder_layers": 24, "decoder_layers": 12}),
-    "deltalm_pretrained_weights.tiny": ("deltalm/pretrained", 136, {"d": 32, "ffn": 64, "encoder_layers": 4, "decoder_layers": 2}),
-    "fairseq_deltalm_finetuned.base": ("deltalm/fairseq", 395, {"vocab": 250001, "positions": 514, "encoder_layers": 12}),
-    "fairseq_deltalm_finetuned.large": ("deltalm/fairseq", 775, {"d": 1024, "encoder_layers": 24, "decoder_layers": 12}),
-    "fairseq_deltalm_finetuned.tiny": ("deltalm/fairseq", 139, {"vocab": 44, "d": 32}),
-    "fairseq_deltalm_finetuned.v0122_BT.base": ("deltalm/fairseq", 491, {"vocab": 250001, "encoder_layers": 12}),
-    "hf_deltalm_fengshen.base": ("deltalm/hf", 395, {"vocab": 250001, "d": 768, "decoder_layers": 6}),
-    "hf_deltalm_fengshen.tiny": ("deltalm/hf", 139, {"vocab": 44, "positions": 34}),
-}  # fmt: skip
+    "deltalm_pretrained_weights.base": ("deltalm/pretrained", 392, {**BASE, "vocab": 250104, "positions": 514}),
+    "deltalm_pretrained_weights.large": ("deltalm/pretrained", 772, {**LARGE, "vocab": 250104}),
+    "deltalm_pretrained_weights.tiny": ("deltalm/pretrained", 136, TINY),
+    "fairseq_deltalm_finetuned.base": ("deltalm/fairseq", 395, {**BASE, "vocab": 250001, "positions": 514}),
+    "fairseq_deltalm_finetuned.large": ("deltalm/fairseq", 775, {**LARGE, "vocab": 250001}),
+    "fairseq_deltalm_finetuned.tiny": ("deltalm/fairseq", 139, {**TINY, "vocab": 44}),
+    "fairseq_deltalm_finetuned.v0122_BT.base": ("deltalm/fairseq", 491, {**BASE, "vocab": 250001}),
+    "hf_deltalm_fengshen.base": ("deltalm/hf", 395, {**BASE, "vocab": 250001}),
+    "hf_deltalm_fengshen.tiny": ("deltalm/hf", 139, {**TINY, "positions": 34}),
+}
 
 
 def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
