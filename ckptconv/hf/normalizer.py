@@ -4,7 +4,7 @@ tokenizers' own `Precompiled` looks at one user-perceived character at a time an
 sentencepiece takes the longest from any place on. So `Precompiled` alone loses an accent now and then, and composes no
 "e" + U+0301, no Hangul from jamo, no half-width ｶﾞ. sentencepiece's rules for those are Unicode's NFKC, so NFKC goes
 first, kept by barriers from what sentencepiece's rules don't do, and by shields from the characters they leave alone.
-Then `Precompiled` does the rest, with letters and marks, and \r and \n, held apart.
+Then `Precompiled` does the rest, with letters and marks, and CR and LF, held apart.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class _Roles:
 
 def _score(piece: Piece, best: float) -> float:
     # sentencepiece/src/unigram_model.cc, EncodeOptimized: a user's symbol beats every way to cut it.
-    return piece.score if piece.type == PieceType.NORMAL else len(piece.text.encode("utf-8")) * best - 0.1
+    return piece.score if piece.type == PieceType.NORMAL else piece.score
 
 
 def _cuts(literal: Sequence[str], pieces: Iterable[str], known: set[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -251,8 +251,8 @@ def _config(markers: Sequence[str], max_length: int | None) -> dict[str, Any]:
 def _notes(roles: _Roles, symbols: int, vocab_size: int) -> Iterable[str]:
     if roles.unreachable:
         yield (
-            f"{len(roles.unreachable)} pieces of the sentencepiece model are not in the dictionary ({_some(roles.unreachable)}): "
-            "fairseq has one <unk> for each, tokenizer.json cuts that text into other pieces"
+            f"{len(roles.unreachable)} pieces of the sentencepiece model are not in the dictionary "
+            f"({_some(roles.unreachable)}): fairseq has one <unk> for each, tokenizer.json cuts the text otherwise"
         )
     if roles.runs:
         yield (
@@ -262,14 +262,15 @@ def _notes(roles: _Roles, symbols: int, vocab_size: int) -> Iterable[str]:
         )
     if roles.markers:
         yield (
-            f"{len(roles.markers)} symbols of the dictionary became special tokens ({_some(roles.markers)}): typed in a "
-            "text they give their id, and so do <s>, <pad>, </s> and <unk>; with split_special_tokens=True they are "
+            f"{len(roles.markers)} symbols of the dictionary became special tokens ({_some(roles.markers)}): typed in "
+            "a text they give their id, and so do <s>, <pad>, </s> and <unk>; with split_special_tokens=True they are "
             "text, as to fairseq"
         )
     if roles.uncut:
-        yield f"typed in a text as they are, {_some(roles.uncut)} may be cut into other pieces than by sentencepiece"
+        yield f"typed as they are, {_some(roles.uncut)} may be cut into other pieces than by sentencepiece"
     if vocab_size > symbols:
-        yield f"{vocab_size - symbols} rows of the embedding ({symbols} to {vocab_size - 1}) have no symbol in the dictionary"
+        rows = f"{symbols} to {vocab_size - 1}"
+        yield f"{vocab_size - symbols} rows of the embedding ({rows}) have no symbol in the dictionary"
 
 
 def _some(items: Sequence[str]) -> str:

@@ -98,6 +98,12 @@ def test_an_output_made_by_someone_else_in_the_meantime_is_kept(name: str, tmp_p
     assert tree(tmp_path) == {name: "theirs"}
 
 
+def test_a_file_that_appears_in_an_empty_directory_is_kept(tmp_path: Path):
+    with pytest.raises(OutputExists), fill(tmp_path):
+        (tmp_path / "config.json").write_text("theirs")
+    assert tree(tmp_path) == {"config.json": "theirs"}
+
+
 def test_an_empty_directory_is_filled_and_a_full_one_keeps_its_other_files(tmp_path: Path):
     with fill(tmp_path):
         pass

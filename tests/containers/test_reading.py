@@ -292,7 +292,7 @@ def test_any_part_of_a_tensor(data: st.DataObject, dtype: dtypes.DType, folder: 
 @pytest.mark.parametrize("name", ["transposed", "sliced", "column", "permuted", "expanded", "overlapping", "far apart"])
 def test_large_views_come_in_pieces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Small limits, so that every way of cutting is taken."""
-    from ckptconv.containers import gather, read
+    from ckptconv.containers import files, gather, read
 
     monkeypatch.setattr(read, "BOX", 20_000)
     monkeypatch.setattr(read, "PIECE", 4096)
@@ -310,10 +310,16 @@ def test_large_views_come_in_pieces(name: str, tmp_path: Path, monkeypatch: pyte
     }[name]
     torch.save({"w": view}, tmp_path / "x.pt")
     opened = open_checkpoint(tmp_path / "x.pt")
+    read_at_once: list[int] = []
+    plain_read = files.Source.read
+    monkeypatch.setattr(
+        files.Source, "read", lambda self, start, count: (read_at_once.append(count), plain_read(self, start, count))[1]
+    )
     with Reader(opened) as reader:
         pieces = list(reader.chunks(opened.entries[""]["w"]))
         assert b"".join(pieces) == bits(view)
         assert max(map(len, pieces)) <= 4096
+        assert max(read_at_once) <= 4096
         part = b"".join(reader.chunks(opened.entries[""]["w"], 21, view.numel() * 4 - 3))
         assert part == bits(view)[21:-3]
 
@@ -322,6 +328,7 @@ def test_equal_compares_bits(tmp_path: Path):
     nan = float("nan")
     state = {"a": torch.tensor([0.0, nan]), "b": torch.tensor([0.0, nan]), "c": torch.tensor([-0.0, nan])}
     state |= {"d": state["a"].view(1, 2), "e": torch.tensor([0.0, nan], dtype=torch.float64)}
+    state |= {"i": torch.zeros(2), "j": torch.zeros(2, dtype=torch.int32)}
     state |= {"f": torch.arange(600_000).view(2, -1).t(), "g": torch.arange(600_000).view(2, -1).t().contiguous()}
     torch.save(state, tmp_path / "x.pt")
     opened = open_checkpoint(tmp_path / "x.pt")
@@ -330,6 +337,7 @@ def test_equal_compares_bits(tmp_path: Path):
         assert reader.equal(found["a"], found["b"])
         assert reader.equal(found["a"], found["a"])
         assert reader.equal(found["f"], found["g"])
+        assert not reader.equal(found["i"], found["j"])
         assert not any(reader.equal(found["a"], found[other]) for other in "cde")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import split_state_dict_into_shards_factory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -162,8 +162,11 @@ def test_shards_are_cut_as_the_hub_cuts_them(state: dict[str, torch.Tensor], lim
     names = write_sharded_safetensors(
         folder, items({**state, **{a: state[b] for a, b in tied.items()}}, tied), {}, limit
     )
-    truth = split_torch_state_dict_into_shards(
-        state, max_shard_size=limit, filename_pattern="model{suffix}.safetensors"
+    truth = split_state_dict_into_shards_factory(
+        state,
+        get_storage_size=lambda tensor: tensor.numel() * tensor.element_size(),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
     )
     assert set(names) - {"model.safetensors.index.json"} == truth.filename_to_tensors.keys()
     assert sorted(os.listdir(folder)) == sorted(names)

@@ -86,7 +86,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     broken["encoder.layers.0.ffn.fc2.weight"] = torch.zeros(64, 99)
     broken["tgt_embedding.embed_tokens.weight"] = torch.zeros(170, 32)
     torch.save({"weights": broken}, tmp_path / "w.pt")
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="does not fit this model") as caught:
         build(pretrained_deltalm_checkpoint=str(tmp_path / "w.pt"))
     for said in (
         "2 missing from the file: src_embedding.emb_layer_norm.bias, decoder.layers.0.ffn_1.fc1.weight;",

@@ -102,6 +102,7 @@ def test_ids_are_fairseqs(variant: str, tmp_path: Path) -> None:
     plain = [line for line in lines if variant not in ("identity", "nfkc") or "▁" not in line]
     assert undone(tokenizer, pipeline, plain) == []
     assert report.unreachable == ()
+    assert [tokenizer.token_to_id(symbol) for symbol in SPECIAL] == [0, 1, 2, 3]
     assert export_dictionary(tmp_path) == dictionary
     assert len(lines) > 2000
 
@@ -216,16 +217,21 @@ def test_missing_pieces_are_told_and_change_only_what_has_them(tmp_path: Path) -
         assert tokenizer.encode(line).ids == pipeline.ids(line)
 
 
-def test_characters_that_are_only_parts_of_pieces_cost_the_same(tmp_path: Path) -> None:
+def test_scores_of_unknown_characters_and_users_symbols_are_sentencepieces(tmp_path: Path) -> None:
+    normal = {"▁": -2.0, "ab": -2.0, "bcd": -2.0, "c": -30.0, "d": -30.0, "v": -9.0, "y": -5.0, "z": -5.0}
     proto = ModelProto.FromString(trained())
-    for piece in proto.pieces:
-        if piece.piece in "aehntr":
-            piece.type = PieceType.UNUSED
+    del proto.pieces[3:]
+    for text, score in normal.items():
+        proto.pieces.add(piece=text, score=score)
+    for text in ("vwx", "wxyz"):
+        proto.pieces.add(piece=text, type=PieceType.USER_DEFINED)
     model = proto.SerializeToString()
-    dictionary = Dictionary(SPECIAL + tuple(piece.piece for piece in proto.pieces if piece.type == PieceType.NORMAL))
-    tokenizer, report = exported(tmp_path, model, dictionary)
-    assert differing(tokenizer, Pipeline(model, dictionary), texts()) == []
-    assert report.unreachable == ()
+    dictionary = in_order(model)
+    tokenizer, _ = exported(tmp_path, model, dictionary)
+    assert Pipeline(model, dictionary).pieces("abcd vwxyz") == ["▁", "a", "bcd", "▁", "vwx", "y", "z"]
+    rng = random.Random(0)
+    lines = ["abcd", "vwxyz", *("".join(rng.choices("abcdvwxyz ", k=12)) for _ in range(500))]
+    assert differing(tokenizer, Pipeline(model, dictionary), lines) == []
 
 
 def test_unknown_runs_that_the_dictionary_has_are_found(tmp_path: Path) -> None:
