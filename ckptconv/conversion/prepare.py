@@ -11,7 +11,7 @@ from typing import Any
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, shared_views
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.plain import plain
-from ckptconv.containers.read import Reader
+from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.companions import companions, read_json
 from ckptconv.conversion.extras import extras
 from ckptconv.conversion.facts import read_facts
@@ -80,8 +80,13 @@ def prepare(source: Path, options: Options) -> Prepared:
     """Check and plan a conversion. Raises a CkptconvError for whatever stands in the way."""
     checkpoint = open_checkpoint(source)
     require_state_dict(checkpoint)
-    if options.to == "same":
-        return _prepare_same(checkpoint, options)
+    prepared = _prepare_same(checkpoint, options) if options.to == "same" else _prepare_layout(checkpoint, source, options)
+    sources = {key for step in prepared.plan.steps if step.tied_to is None for key in step.sources}
+    check_growth(checkpoint, [prepared.state_dict[key] for key in sources])
+    return prepared
+
+
+def _prepare_layout(checkpoint: Checkpoint, source: Path, options: Options) -> Prepared:
     known = (read_table(options.table),) if options.table else tables()
     target_table, target = layout_named(options.to, known)
     fit = fitting(checkpoint, known, options.layout_from)

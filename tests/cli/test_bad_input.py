@@ -101,6 +101,11 @@ INPUTS: dict[str, tuple[Callable[[Path], Path], str, list[str]]] = {
         "does_not_fit",
         ["mappings/deltalm.tbl:", "got [64, 64], expected [128, 64]", "tgt_ffn,d"],
     ),
+    "a few bytes that stand for terabytes": (
+        lambda path: _changed(path, lambda m: m.update({"encoder.version": torch.zeros(1).expand(1 << 40)})),
+        "unsafe|does_not_fit",
+        [],
+    ),
     "no tensors": (lambda path: (torch.save({"epoch": 3}, path), path)[1], "not_a_checkpoint", ["epoch"]),
 }  # fmt: skip
 
@@ -129,6 +134,13 @@ def test_bad_input_is_one_sentence_and_exit_code_3(name: str, tmp_path: Path, mo
     assert stderr.startswith("error: ")
     assert "Traceback" not in stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_expanded_giant_is_refused_with_same_too(tmp_path: Path):
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "in.pt")
+    code, document, _ = invoke("convert", tmp_path / "in.pt", tmp_path / "out.safetensors", "--to", "same", "--json")
+    assert (code, document["error"]["kind"]) == (3, "unsafe")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pt"]
 
 
 @pytest.mark.parametrize(
