@@ -3,6 +3,9 @@
 fairseq cuts text into pieces with sentencepiece, looks each up in dict.txt, and appends `</s>`; sentencepiece's own ids
 play no part. Here both steps are one `Unigram` model whose vocabulary is the dictionary in its order, with the scores
 of the sentencepiece model. Only json is written: neither tokenizers, sentencepiece nor transformers is needed.
+
+Where two ways to cut a text score exactly alike ("gg", "g" and "g", "gg"), sentencepiece's float32 sums decide between
+them by their rounding, tokenizers' float64 by theirs: the one difference that no tokenizer.json can remove.
 """
 
 from __future__ import annotations
@@ -129,9 +132,9 @@ class _Roles:
         if not scores:
             raise VocabularyMismatch(f"{spm.path} has no ordinary pieces", spm.path)
         # Scored like the least likely piece: tokenizers and sentencepiece derive the cost of <unk> from that one.
-        self.floor, best = min(scores), max(scores)
+        self.floor = min(scores)
         self.known = {char for piece in found for char in piece.text}
-        self.scores = {p.text: _score(p, best) for p in found if p.text in dictionary.ids}
+        self.scores = {p.text: _score(p) for p in found if p.text in dictionary.ids}
         missing = [p.text for p in found if p.text not in dictionary.ids]
         bytes_ = [p.text for p in spm.pieces if p.type == PieceType.BYTE] if spm.byte_fallback else []
         missing += [text for text in bytes_ if text not in dictionary.ids]
@@ -159,9 +162,10 @@ class _Roles:
         return HIDDEN + symbol, self.floor
 
 
-def _score(piece: Piece, best: float) -> float:
-    # sentencepiece/src/unigram_model.cc, EncodeOptimized: a user's symbol beats every way to cut it.
-    return piece.score if piece.type == PieceType.NORMAL else len(piece.text.encode("utf-8")) * best - 0.1
+def _score(piece: Piece) -> float:
+    # A user's symbol beats every ordinary piece. sentencepiece 0.2.3 counts it as 0, whatever the file says; older
+    # ones (unigram_model.cc, EncodeOptimized) as 0.1 less, which decides against pieces near 0 only.
+    return piece.score if piece.type == PieceType.NORMAL else 0.0
 
 
 def _cuts(literal: Sequence[str], pieces: Iterable[str], known: set[str]) -> tuple[list[tuple[str, str]], list[str]]:

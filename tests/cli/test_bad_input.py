@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,6 +236,22 @@ def test_a_read_only_folder_and_a_full_disk_are_said(tmp_path: Path):
     code, document, _ = invoke("convert", CHECKPOINT, "/dev/full", "--to", "hf", "--json")
     assert code == 3
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("out", 700_000), ("out.pt", 700_000), ("out", 9_000)])
+def test_no_space_left_is_said_and_leaves_nothing(name: str, limit: int, tmp_path: Path):
+    """The system refuses to let any file grow above the limit, as a full disk would."""
+    program = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from ckptconv.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-B", "-c", program, "convert", CHECKPOINT, tmp_path / name, "--to", "hf", "--json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=NUMBERS.parents[1])
+    assert done.returncode == 3, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "cannot_write"
+    assert "no space left" in error["message"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_usage_is_exit_code_2_and_json_too():

@@ -11,6 +11,9 @@ fairseq = pytest.importorskip(
     "fairseq", reason="fairseq is an optional extra, and transformers 4's environment lacks it"
 )
 
+from argparse import Namespace  # noqa: E402
+
+from omegaconf import OmegaConf  # noqa: E402
 from sentencepiece import SentencePieceProcessor  # noqa: E402
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments  # noqa: E402
 
@@ -126,6 +129,28 @@ def test_every_shape_of_fairseq_model_computes_the_same_in_hf_and_comes_back(fla
     back = torch.load(tmp_path / "back.pt", weights_only=True)["model"]
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["args Namespace", "cfg dict", "cfg Namespace", "cfg DictConfig", "cfg DictConfig of Namespace"])
+def test_arguments_of_every_generation_are_read_alike(form: str, tmp_path: Path):
+    """What fairseq 0.10, 2021's main and 0.12 put beside the model (layouts/facts.md §0.2)."""
+    checkpoint = torch.load(FINETUNED / "checkpoint_best.pt", weights_only=False)
+    model = Namespace(encoder_attention_heads=4, decoder_attention_heads=4, dropout=0.25, no_scale_embedding=True)
+    task = {"source_lang": "xx", "target_lang": "yy"}
+    checkpoint["cfg"], checkpoint["args"] = None, None
+    if form == "args Namespace":
+        checkpoint["args"] = Namespace(**vars(model), **task)
+    elif form.startswith("cfg DictConfig"):
+        inner = model if "of Namespace" in form else vars(model)
+        checkpoint["cfg"] = OmegaConf.create({"model": inner, "task": task}, flags={"allow_objects": True})
+    else:
+        checkpoint["cfg"] = {"model": vars(model) if form == "cfg dict" else model, "task": task}
+    torch.save(checkpoint, tmp_path / "in.pt")
+    report = run(tmp_path / "in.pt", tmp_path / "hf", "hf")
+    found = {value.path: (value.value, value.origin) for value in report.config}
+    assert found["encoder_attention_heads"] == (4, "source config")
+    assert found["dropout"] == (0.25, "source config")
+    assert found["source_lang"] == ("xx", "source config")
 
 
 def test_what_is_written_as_pretrained_is_what_the_loader_accepts(hf_dir: Path, tmp_path: Path):

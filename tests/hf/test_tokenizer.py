@@ -218,19 +218,19 @@ def test_missing_pieces_are_told_and_change_only_what_has_them(tmp_path: Path) -
 
 
 def test_scores_of_unknown_characters_and_users_symbols_are_sentencepieces(tmp_path: Path) -> None:
-    normal = {"▁": -2.0, "ab": -2.0, "bcd": -2.0, "c": -30.0, "d": -30.0, "v": -9.0, "y": -5.0, "z": -5.0}
+    normal = {"▁": -2.0, "ab": -2.0, "bcd": -2.0, "c": -30.0, "d": -30.0, "v": -9.0, "y": -5.0, "z": -5.0, "mn": -0.05}
     proto = ModelProto.FromString(trained())
     del proto.pieces[3:]
     for text, score in normal.items():
         proto.pieces.add(piece=text, score=score)
-    for text in ("vwx", "wxyz"):
-        proto.pieces.add(piece=text, type=PieceType.USER_DEFINED)
+    for text in ("vwx", "wxyz", "yz", "m", "n"):
+        proto.pieces.add(piece=text, type=PieceType.USER_DEFINED, score=-7.0)
     model = proto.SerializeToString()
     dictionary = in_order(model)
     tokenizer, _ = exported(tmp_path, model, dictionary)
-    assert Pipeline(model, dictionary).pieces("abcd vwxyz") == ["▁", "a", "bcd", "▁", "vwx", "y", "z"]
+    assert Pipeline(model, dictionary).pieces("abcd vwxyzmn") == ["▁", "a", "bcd", "▁", "vwx", "yz", "m", "n"]
     rng = random.Random(0)
-    lines = ["abcd", "vwxyz", *("".join(rng.choices("abcdvwxyz ", k=12)) for _ in range(500))]
+    lines = ["abcd", "vwxyz", *("".join(rng.choices("abcdvwxyzmn ", k=12)) for _ in range(500))]
     assert differing(tokenizer, Pipeline(model, dictionary), lines) == []
 
 
