@@ -11,6 +11,7 @@ from typing import Any
 from ckptconv.errors import Damaged, VocabularyMismatch
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary
+from ckptconv.vocabulary.tokenizer import export_dictionary
 
 _SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
 _MAX_JSON = 16_000_000
@@ -66,8 +67,6 @@ def companions(
         notes = (_guess(names),) if guessed else ()
         return Companions(tuple(read[:1] if joined else read), names, spm, None, bool(dictionaries), notes)
     if tokenizer.is_file():
-        from ckptconv.hf.tokenizer import export_dictionary
-
         target = folder / "target_tokenizer"
         folders = (folder, target) if (target / "tokenizer.json").is_file() else (folder,)
         return Companions(tuple(map(export_dictionary, folders)), (), spm, tokenizer, False)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ckptconv.conversion.companions import Companions
 from ckptconv.errors import Unsupported
-from ckptconv.hf.tokenizer import tokenizer_files
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fields import Resolved
 from ckptconv.tables.model import Table
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary, SpmModel
+from ckptconv.vocabulary.tokenizer import tokenizer_files
 
 TARGET_TOKENIZER = "target_tokenizer"
 _CODE = Path(__file__).parent.parent / "hf"

@@ -80,7 +80,9 @@ def prepare(source: Path, options: Options) -> Prepared:
     """Check and plan a conversion. Raises a CkptconvError for whatever stands in the way."""
     checkpoint = open_checkpoint(source)
     require_state_dict(checkpoint)
-    prepared = _prepare_same(checkpoint, options) if options.to == "same" else _prepare_layout(checkpoint, source, options)
+    prepared = (
+        _prepare_same(checkpoint, options) if options.to == "same" else _prepare_layout(checkpoint, source, options)
+    )
     sources = {key for step in prepared.plan.steps if step.tied_to is None for key in step.sources}
     check_growth(checkpoint, [prepared.state_dict[key] for key in sources])
     return prepared

@@ -58,8 +58,8 @@ def check_vocabulary(fit: Fit, beside: Companions, rows: Mapping[str, int], weig
         if words > have or (words < have and not padded):
             raise VocabularyMismatch(
                 f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but the embedding "
-                f"of {printable(weights.name)} has {have:,} rows; expected as many. Name the dictionary that the model was "
-                f"trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
+                f"of {printable(weights.name)} has {have:,} rows; expected as many. Name the dictionary that the model "
+                f"was trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
                 weights,
             )
 

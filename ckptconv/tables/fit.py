@@ -108,7 +108,9 @@ def fit(table: Table, layout: str, shapes: Shapes, entry: str = "") -> Fit:
     layers = {let.dim: counts[let.dim] for let in table.lets.values() if isinstance(let, Index) and let.dim in counts}
     dims = _dims(table, voters, seen) | layers | _options(table, voters)
     slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
-    odd = [Mismatch(k, shapes[k], const.shape, (), const.line) for k, const in consts.items() if shapes[k] != const.shape]
+    odd = [
+        Mismatch(k, shapes[k], const.shape, (), const.line) for k, const in consts.items() if shapes[k] != const.shape
+    ]
     mismatched = (*_mismatches(slots, shapes, aliases, table, layout), *odd)
     known = len(found) + len(consts) + len(drops) + len(aliases)
     return Fit(

@@ -131,7 +131,9 @@ def test_every_shape_of_fairseq_model_computes_the_same_in_hf_and_comes_back(fla
     assert all(torch.equal(back[key], value) for key, value in theirs.state_dict().items())
 
 
-@pytest.mark.parametrize("form", ["args Namespace", "cfg dict", "cfg Namespace", "cfg DictConfig", "cfg DictConfig of Namespace"])
+@pytest.mark.parametrize(
+    "form", ["args Namespace", "cfg dict", "cfg Namespace", "cfg DictConfig", "cfg DictConfig of Namespace"]
+)
 def test_arguments_of_every_generation_are_read_alike(form: str, tmp_path: Path):
     """What fairseq 0.10, 2021's main and 0.12 put beside the model (layouts/facts.md §0.2)."""
     checkpoint = torch.load(FINETUNED / "checkpoint_best.pt", weights_only=False)

@@ -19,7 +19,6 @@ from ckptconv.vocabulary import Charsmap, SpmModel
 SPACE = "\u2581"  # ▁, how sentencepiece spells a space
 # Unicode's noncharacters: never in a text, and no normalisation changes them.
 BARRIER, *SHIELDS = map(chr, range(0xFDD0, 0xFDF0))
-CHARACTERS = [chr(code) for code in range(0x30000) if not 0xD800 <= code < 0xE000]
 
 
 def normalizer(spm: SpmModel) -> dict[str, Any]:
@@ -58,9 +57,14 @@ def _rules(compiled: bytes) -> list[dict[str, Any]]:
     ]
 
 
+def _characters() -> list[str]:
+    """Every character of the planes that have letters."""
+    return [chr(code) for code in range(0x30000) if not 0xD800 <= code < 0xE000]
+
+
 def _exceptions_from_nfkc(charsmap: Charsmap) -> list[str]:
     """The characters that the rules map otherwise than NFKC does (nmt_nfkc: only U+FF5E)."""
-    mapped = ((char, unicodedata.normalize("NFKC", char)) for char in CHARACTERS)
+    mapped = ((char, unicodedata.normalize("NFKC", char)) for char in _characters())
     return [char for char, nfkc in mapped if nfkc != char and charsmap.normalize(char) != charsmap.normalize(nfkc)]
 
 
@@ -73,14 +77,15 @@ def barriers() -> str:
     """
     first: dict[int, set[str]] = {}
     last: dict[int, set[str]] = {}
-    for char in CHARACTERS:
+    characters = _characters()
+    for char in characters:
         parts = unicodedata.normalize("NFKD", char)
         first.setdefault(unicodedata.combining(parts[0]), set()).add(char)
         last.setdefault(unicodedata.combining(parts[-1]), set()).add(char)
     swapped = set().union(*(chars for order, chars in first.items() if order))
-    seconds = {pair[1] for pair in map(_canonical_pair, CHARACTERS) if pair}
+    seconds = {pair[1] for pair in map(_canonical_pair, characters) if pair}
     joining = seconds | {char for char in swapped if seconds & {*unicodedata.normalize("NFD", char)}}
-    composed = {char for char in CHARACTERS if len(unicodedata.normalize("NFD", char)) > 1}
+    composed = {char for char in characters if len(unicodedata.normalize("NFD", char)) > 1}
     places = [(swapped - joining | composed, joining)]
     for order in sorted(first.keys() - {0}):
         places.append((set().union(*(chars for other, chars in last.items() if other > order)), first[order]))

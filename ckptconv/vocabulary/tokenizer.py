@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
-from ckptconv.hf.normalizer import SPACE, normalizer
 from ckptconv.vocabulary import SPECIAL, UNK, Dictionary, Piece, PieceType, SpmModel, read_small
+from ckptconv.vocabulary.normalizer import SPACE, normalizer
 
 # Symbols that stand for something else than text, and are typed as they are: [de_DE], <2de>, <lang:xx>, __de__.
 MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|__\S+__")

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
-from ckptconv.hf.tokenizer import TokenizerReport, export_dictionary, export_tokenizer, tokenizer_files
 from ckptconv.vocabulary import SPECIAL, Dictionary, PieceType, SpmModel
+from ckptconv.vocabulary.tokenizer import TokenizerReport, export_dictionary, export_tokenizer, tokenizer_files
 from tests.spm_side import ODD, Pipeline, symbols, texts, trained
 
 ROOT = Path(__file__).resolve().parents[2]
