@@ -1,6 +1,6 @@
 """DeltaLM for transformers: importing this package registers the Auto classes.
 
-``save_pretrained`` then also writes the two source files and an ``auto_map``, so that a saved directory loads with
+``save_pretrained`` then also writes the source files and an ``auto_map``, so that a saved directory loads with
 ``trust_remote_code=True`` where ckptconv is not installed.
 """
 
