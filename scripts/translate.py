@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, logging
 
 
 def main(directory: str, sentences: list[str]) -> None:
+    logging.disable_progress_bar()
     # The tokenizer needs no code of its own; without the flag, transformers 5 asks before it reads the model's config.
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
     model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=True).eval()
