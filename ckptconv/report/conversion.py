@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ckptconv.keys import collapsed
-from ckptconv.report.terminal import facts
+from ckptconv.report.terminal import dims_text
 from ckptconv.report.terminal import grid as new_grid
 from ckptconv.text import printable
 
@@ -28,10 +29,10 @@ def screen(report: Conversion, dry_run: bool) -> Group:
     head.append(f"  {printable(report.path)} → {printable(report.output)}", "not bold dim")
     lines: list[Text | Grid] = [head]
     if plan.dims:
-        lines.append(facts(plan.dims.items()))
+        lines.append(dims_text(plan.dims))
     lines += [Text(), _changes(report)]
     if dry_run and report.config:
-        lines += [Text(), Text("config", "bold"), _config_grid(report)]
+        lines += _config(report)
     for note in report.notes:
         lines.append(Text(f"note: {printable(note, 1000)}", "yellow"))
     if dry_run:
@@ -98,9 +99,14 @@ def _because(keys: list[str], reason: str) -> Text:
     return text
 
 
-def _config_grid(report: Conversion) -> Grid:
-    table = new_grid("left", "left", "left")
-    for value in report.config:
-        place = f"{value.document}: {value.path}" if value.document else value.path
-        table.add_row(place, printable(repr(value.value)), Text(value.origin, "dim"))
-    return table
+def _config(report: Conversion) -> Iterator[Text | Grid]:
+    """A block per document: field, where its value comes from, the value."""
+    for document in dict.fromkeys(value.document for value in report.config):
+        yield Text()
+        yield Text(document or "in the checkpoint", "bold")
+        table = new_grid("left", "left", "left")
+        for value in report.config:
+            if value.document == document:
+                shown = printable(json.dumps(value.value, ensure_ascii=False))
+                table.add_row(printable(value.path), Text(value.origin, "dim"), shown)
+        yield table

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ckptconv.report.terminal import facts, shape_text, size
+from ckptconv.report.terminal import dims_text, facts, shape_text, size
 from ckptconv.report.terminal import grid as new_grid
 from ckptconv.report.tree import Line, module_tree
 from ckptconv.text import printable
@@ -37,7 +37,7 @@ def _inspection_head(report: Inspection) -> Iterator[Text]:
             f"not all of it fits: {missing} missing, {left_over} left over, {mismatched} of another shape", "yellow"
         )
     if report.dims:
-        yield facts(report.dims.items())
+        yield dims_text(report.dims)
     yield facts(
         [
             ("tensors", f"{len(report.tensors):,}"),

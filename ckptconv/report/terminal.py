@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console, RenderableType
 from rich.table import Table as Grid
@@ -52,6 +52,15 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Text:
         text.append(f"{name} ", "dim")
         text.append(str(value))
     return text
+
+
+def dims_text(dims: Mapping[str, int]) -> Text:
+    """The dims; a `tgt_` one only where it differs from the source side's."""
+    return facts(
+        (name, size)
+        for name, size in dims.items()
+        if size != dims.get(name.removeprefix("tgt_"), size) or not name.startswith("tgt_")
+    )
 
 
 def grid(*columns: str) -> Grid:
