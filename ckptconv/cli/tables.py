@@ -56,7 +56,8 @@ def show(family: str, table: Path | None) -> None:
     """
     from ckptconv.errors import UnknownLayout
     from ckptconv.report import tables as screens
-    from ckptconv.report.terminal import show
+    from ckptconv.report.terminal import console
+    from ckptconv.report.terminal import show as print_report
     from ckptconv.tables.catalog import tables as every
     from ckptconv.tables.parse import read_table
 
@@ -64,7 +65,7 @@ def show(family: str, table: Path | None) -> None:
     found = [each for each in known if each.family == family]
     if not found:
         raise UnknownLayout(f"There is no family {family!r}; expected one of {', '.join(t.family for t in known)}.")
-    show(screens.side_by_side(found[0]))
+    print_report(screens.family(found[0], console().width))
 
 
 @tables.command()

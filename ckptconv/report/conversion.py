@@ -41,7 +41,7 @@ def screen(report: Conversion, dry_run: bool) -> Group:
 
 
 def _changes(report: Conversion) -> Grid:
-    table = new_grid("left", "right", "left")
+    table = new_grid("whole", "right", "left")
     for op, count, detail in _mapped(report.plan):
         table.add_row(Text(op, "green"), f"{count:,}", detail)
     for label, style, told in (("dropped", "yellow", report.plan.dropped), ("created", "cyan", report.plan.created)):
@@ -104,7 +104,7 @@ def _config(report: Conversion) -> Iterator[Text | Grid]:
     for document in dict.fromkeys(value.document for value in report.config):
         yield Text()
         yield Text(document or "in the checkpoint", "bold")
-        table = new_grid("left", "left", "left")
+        table = new_grid("whole", "whole", "left")
         for value in report.config:
             if value.document == document:
                 shown = printable(json.dumps(value.value, ensure_ascii=False))

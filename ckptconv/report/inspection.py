@@ -50,10 +50,11 @@ def _inspection_head(report: Inspection) -> Iterator[Text]:
 
 
 def _tensor_grid(tensors: tuple[TensorInfo, ...]) -> Grid:
-    table = new_grid("left", "left", "left", "right", "left")
+    table = new_grid("left", "whole", "whole", "right")
     for info in tensors:
-        tied = f"= {printable(info.tied_to)}" if info.tied_to else ""
-        table.add_row(printable(info.key), shape_text(info.shape), info.dtype, size(info.bytes), Text(tied, "dim"))
+        key = Text(printable(info.key))
+        key.append(f" = {printable(info.tied_to)}" if info.tied_to else "", "cyan")
+        table.add_row(key, shape_text(info.shape), info.dtype, size(info.bytes))
     return table
 
 
@@ -85,7 +86,7 @@ def _inspection_tail(report: Inspection) -> Iterator[Text | Grid]:
     if report.other:
         yield Text()
         yield Text("besides the state dict", "bold")
-        table = new_grid("left", "left", "right")
+        table = new_grid("left", "left", "whole")
         for entry in report.other:
             tensors = f"{entry.tensors:,} tensors, {size(entry.bytes)}" if entry.tensors else ""
             table.add_row(printable(entry.name), printable(entry.kind), tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.text import Text
 
 from ckptconv.tables.lint import Finding
 from ckptconv.tables.model import Cell, Choice, Row, Table
+
+_SIDE_BY_SIDE = 110  # columns
 
 
 def summary(table: Table) -> dict[str, Any]:
@@ -44,38 +47,71 @@ def listing(tables: Iterable[Table]) -> Grid:
     return grid
 
 
-def side_by_side(table: Table) -> Group:
-    """`tables show`: rows in the order of the file, layouts as columns, each block under the prefix its keys share."""
-    lets = "   ".join(
-        f"{{{let.name}}} {'|'.join(let.values) if isinstance(let, Choice) else f'0..{let.dim}'}"
-        for let in table.lets.values()
-    )
+def family(table: Table, width: int) -> Group:
+    """`tables show`: rows in the order of the file, each block under the prefix that its keys share.
+
+    The layouts stand side by side where `width` columns hold them, else below each other.
+    """
     head = Text(f"{table.family}", "bold")
     head.append(f"  {len(table.rows)} rows, {len(table.layouts)} layouts; {table.path.name}", "not bold dim")
-    parts: list[Any] = [head, Text(lets, "dim"), Text()]
+    lets = [
+        Text(f"{{{let.name}}}  {' '.join(let.values) if isinstance(let, Choice) else f'0..{let.dim}'}", "dim")
+        for let in table.lets.values()
+    ]
+    blocks = [_Block.of(rows) for rows in _blocks(table.rows)]
+    grid = _side_by_side(table, blocks) if width >= _SIDE_BY_SIDE else _below_each_other(table, blocks)
+    return Group(head, *lets, Text(), grid, *_rest(table))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of one kind of module, and the prefix that their keys share in each layout ("" for none)."""
+
+    rows: tuple[Row, ...]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> _Block:
+        shared = tuple(_common(cells) for cells in zip(*(row.cells for row in rows), strict=True))
+        useful = len(rows) > 1 and all(shared)
+        return cls(tuple(rows), shared if useful else ("",) * len(shared))
+
+
+def _side_by_side(table: Table, blocks: list[_Block]) -> Grid:
     grid = Grid(box=None, header_style="bold", padding=(0, 3, 0, 0), pad_edge=False)
     for name in ("shape", *(layout.name for layout in table.layouts)):
         grid.add_column(name, overflow="fold")
-    for block in _blocks(table.rows):
-        prefixes = [_common(cells) for cells in zip(*(row.cells for row in block), strict=True)]
-        if len(block) > 1 and all(prefixes):
-            grid.add_row("", *(Text(prefix, "cyan") for prefix in prefixes))
-        else:
-            prefixes = [""] * len(table.layouts)
-        for row in block:
-            grid.add_row(Text(_shape(row), "dim"), *_cells(row, prefixes))
+    for block in blocks:
+        if any(block.prefixes):
+            grid.add_row("", *(Text(prefix, "cyan") for prefix in block.prefixes))
+        for row in block.rows:
+            grid.add_row(Text(_shape(row), "dim"), *_cells(row, block))
         grid.add_row()
-    parts.append(grid)
-    parts += list(_rest(table))
-    return Group(*parts)
+    return grid
+
+
+def _below_each_other(table: Table, blocks: list[_Block]) -> Grid:
+    grid = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for block in blocks:
+        for layout, prefix in zip(table.layouts, block.prefixes, strict=True):
+            if prefix:
+                grid.add_row(Text(layout.name, "cyan"), Text(prefix, "cyan"))
+        for row in block.rows:
+            grid.add_row(Text(_shape(row), "bold"))
+            for layout, cell in zip(table.layouts, _cells(row, block), strict=True):
+                grid.add_row(Text(f"  {layout.name}", "dim"), cell)
+        grid.add_row()
+    return grid
 
 
 def _shape(row: Row) -> str:
     return ",".join(row.shape) + (f" if {row.option}" if row.option else "")
 
 
-def _cells(row: Row, prefixes: list[str]) -> Iterator[Text]:
-    for cell, prefix in zip(row.cells, prefixes, strict=True):
+def _cells(row: Row, block: _Block) -> Iterator[Text]:
+    for cell, prefix in zip(row.cells, block.prefixes, strict=True):
         if cell is None:
             yield Text("-", "dim")
         else:

@@ -64,8 +64,8 @@ def dims_text(dims: Mapping[str, int]) -> Text:
 
 
 def grid(*columns: str) -> Grid:
-    """A table without lines or header; a column is `left` (folded where too long) or `right` (never)."""
+    """A table without lines or header; a column is `left` (folded where too long), or `whole` or `right` (never)."""
     made = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    for justify in columns:
-        made.add_column(justify=justify, overflow="fold", no_wrap=justify == "right")  # type: ignore[arg-type]
+    for kind in columns:
+        made.add_column(justify="right" if kind == "right" else "left", overflow="fold", no_wrap=kind != "left")
     return made
