@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict
+from ckptconv.dtypes import FLOATS
 from ckptconv.errors import DoesNotFit, NotACheckpoint, UnknownLayout
 from ckptconv.keys import collapsed
 from ckptconv.tables.catalog import layout_named
@@ -51,7 +52,20 @@ def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | Non
         raise unknown(checkpoint, detect(checkpoint, tables).tried)
     if not found.exact:
         raise DoesNotFit(_misfit(checkpoint, found), checkpoint.path)
+    _require_floats(checkpoint, found)
     return found
+
+
+def _require_floats(checkpoint: Checkpoint, found: Fit) -> None:
+    tensors = checkpoint.entries[found.entry]
+    odd = [key for key in dict.fromkeys(slot.key for slot in found.slots.values()) if tensors[key].dtype not in FLOATS]
+    if odd:
+        shown = _some(f"{key} ({tensors[key].dtype})" for key in odd)
+        raise DoesNotFit(
+            f"{printable(checkpoint.path.name)} is {found.name}, but {len(odd)} parameters have a dtype that weights "
+            f"don't have: {shown}; expected {', '.join(sorted(dtype.name for dtype in FLOATS))}.",
+            checkpoint.path,
+        )
 
 
 def named(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str) -> Fit:
@@ -83,13 +97,30 @@ def unknown(checkpoint: Checkpoint, tried: Iterable[Fit]) -> UnknownLayout:
     lines = [f"  {each.name}: {_percent(each.coverage)} of the keys" for each in tried[:_SHOWN]]
     entry = max(checkpoint.entries.values(), key=len)
     fits = [key for key in entry if tried and key in tried[0].present][:3]
+    hint = _prefix_hint(tried, entry)
     closest = f"Keys that fit {tried[0].name}: {_some(fits)}. " if fits else ""
     return UnknownLayout(
         f"{printable(checkpoint.path.name)} is in no layout that ckptconv knows; {len(entry)} keys such as "
-        f"{_some(list(entry)[:3])}. Tried:\n" + "\n".join(lines) + f"\n{closest}Name the layout with --from, bring a "
+        f"{_some(list(entry)[:3])}. Tried:\n"
+        + "\n".join(lines)
+        + f"\n{hint}{closest}Name the layout with --from, bring a "
         "table of your own with --table, or keep the keys as they are with --to same.",
         checkpoint.path,
     )
+
+
+def _prefix_hint(tried: Iterable[Fit], state_dict: StateDict) -> str:
+    """What the keys would be without the parts that all of them begin with: `module.`, `model.` …"""
+    known = tuple({each.table.family: each.table for each in tried}.values())
+    stripped, prefix = shapes(state_dict), ""
+    while len(firsts := {key.partition(".")[0] for key in stripped}) == 1 and all("." in key for key in stripped):
+        prefix += f"{firsts.pop()}."
+        stripped = {key.partition(".")[2]: shape for key, shape in stripped.items()}
+        best = candidates(known, {"": stripped})[0]
+        if best.coverage > _RECOGNISED:
+            share = _percent(best.coverage)
+            return f"All keys begin with `{printable(prefix)}`; without it, {share} of them fit {best.name}. "
+    return ""
 
 
 def _percent(share: float) -> str:

@@ -20,6 +20,13 @@ class CkptconvError(Exception):
         self.path = None if path is None else os.fspath(path)
 
 
+class WrongUse(CkptconvError):
+    """Options that don't exist, contradict each other or mean nothing together: exit code 2."""
+
+    kind = "usage"
+    exit_code = 2
+
+
 class NotACheckpoint(CkptconvError):
     """The file is none of the containers that ckptconv reads."""
 

@@ -98,7 +98,6 @@ class Plan:
     """Everything that a conversion does to the tensors, before a byte is written.
 
     source, target: `family/layout`, or `same`. dims: the target's sizes.
-    tied: target key → the key that it is one tensor with.
     """
 
     source: str
@@ -135,16 +134,16 @@ def ask(fit: Fit) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...], tuple[s
     return tuple(groups), zeros, tuple(fit.consts)
 
 
-def ties(fit: Fit, facts: Facts) -> dict[str, bool]:
-    """The `equal` lines of the table, judged on the values."""
+def ties(fit: Fit, facts: Facts, dims: Dims) -> dict[str, bool]:
+    """The `equal` lines of the table, judged on the values, for tensors of the sizes `dims`."""
     verdicts = {}
     for line in fit.table.equals:
-        here = expand(fit.table, fit.layout.name, fit.dims)
-        there = {slot.key: param for param, slot in expand(fit.table, line.layout, fit.dims).items()}
-        params = [there[key] for key in line.keys]
-        keys = [facts.same(fit.slots[param].key) for param in params if param in fit.slots]
-        created = [param not in here for param in params]
-        verdicts[line.name] = True if any(created) else len(keys) == 2 and keys[0] == keys[1]
+        there = {slot.key: (param, slot.shape) for param, slot in expand(fit.table, line.layout, dims).items()}
+        (one, shape), (other, other_shape) = (there[key] for key in line.keys)
+        # A parameter that the source's layout lacks is created as a copy of the other.
+        created = one not in fit.slots or other not in fit.slots
+        equal = created or facts.same(fit.slots[one].key) == facts.same(fit.slots[other].key)
+        verdicts[line.name] = equal and shape == other_shape
     return verdicts
 
 
@@ -177,7 +176,7 @@ def make_plan(
         f"{table.family}/{target}",
         {name: size for name, size in after.items() if not isinstance(size, bool)},
         tuple(steps),
-        tuple(_dropped(fit, wanted, target, facts)),
+        tuple(_dropped(fit, steps, target, facts)),
         tuple(created),
         tuple(_resizes(fit, wanted)),
     )
@@ -229,8 +228,7 @@ def _parts(source: Slot, target: Slot) -> Iterator[Rows | Fill]:
     rows = source.shape[0] if source.shape else 1
     wanted = target.shape[0] if target.shape else 1
     start = source.cell.part * rows
-    stop = start + min(rows, wanted)
-    yield Rows(source.key, start, stop, rows * source.cell.parts, source.cell.transposed != target.cell.transposed)
+    yield Rows(source.key, start, start + min(rows, wanted), rows * source.cell.parts)
     if wanted > rows:
         yield Fill(wanted - rows, 0.0)
 
@@ -297,10 +295,16 @@ def _cast(step: Step, cast: DType | None) -> Step:
     return replace(step, dtype=cast, casts=True)
 
 
-def _dropped(fit: Fit, wanted: Mapping[Param, Slot], target: str, facts: Facts) -> Iterator[Told]:
-    for param, slot in fit.slots.items():
-        if param not in wanted:
-            yield Told(slot.key, _reason(fit.table, fit.layout.name, slot.key))
+def _dropped(fit: Fit, steps: Iterable[Step], target: str, facts: Facts) -> Iterator[Told]:
+    """Source keys that no target key is made of; `LOST:` where no equal tensor is kept either."""
+    used = {key for step in steps for key in step.sources}
+    kept = {facts.same(key): key for key in sorted(used)}
+    for key in dict.fromkeys(slot.key for slot in fit.slots.values()):
+        reason = _reason(fit.table, fit.layout.name, key)
+        if facts.same(key) not in kept:
+            yield Told(key, f"LOST: {reason}, and no tensor that is kept equals it")
+        elif key not in used:
+            yield Told(key, f"{reason}; it equals {kept[facts.same(key)]}, so nothing is lost")
     consts = {const.template for const in fit.table.consts if const.layout == target}
     for key, const in fit.consts.items():
         value = facts.values.get(key, const.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -23,6 +24,9 @@ class _Group(click.Group):
     def main(self, args: Any = None, *more: Any, **options: Any) -> Any:
         arguments = sys.argv[1:] if args is None else list(args)
         options["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only still gets a report
         try:
             sys.exit(super().main(arguments, *more, **options) or 0)
         except click.exceptions.Exit as stop:
@@ -43,6 +47,9 @@ class _Group(click.Group):
             _fail("unsafe", "The input is nested too deeply to be read.", None, 3, arguments, None)
         except MemoryError:
             _fail("unsafe", "The input asks for more memory than there is.", None, 3, arguments, None)
+        except Exception as error:  # a defect of ckptconv: still one sentence, and one document with --json
+            told = f"ckptconv failed unexpectedly, please report it: {type(error).__name__}: {error}"
+            _fail("internal", told, None, 3, arguments, None)
 
 
 def _fail(

@@ -54,7 +54,7 @@ def show(family: str, table: Path | None) -> None:
     \b
     ckptconv tables show deltalm
     """
-    from ckptconv.errors import UnknownLayout
+    from ckptconv.errors import WrongUse
     from ckptconv.report import tables as screens
     from ckptconv.report.terminal import console
     from ckptconv.report.terminal import show as print_report
@@ -64,7 +64,7 @@ def show(family: str, table: Path | None) -> None:
     known = (read_table(table),) if table else every()
     found = [each for each in known if each.family == family]
     if not found:
-        raise UnknownLayout(f"There is no family {family!r}; expected one of {', '.join(t.family for t in known)}.")
+        raise WrongUse(f"There is no family {family!r}; expected one of {', '.join(t.family for t in known)}.")
     print_report(screens.family(found[0], console().width))
 
 

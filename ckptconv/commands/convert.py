@@ -44,7 +44,13 @@ def convert(
     prepared = prepare(Path(source), options)
     plan, config = prepared.plan, prepared.config.values
     if dry_run:
-        return Conversion(str(source), str(output), plan, config, prepared.notes)
+        there = Path(output).exists() and not options.overwrite
+        notes = (
+            (*prepared.notes, "the output is there already: without --overwrite it is kept")
+            if there
+            else prepared.notes
+        )
+        return Conversion(str(source), str(output), plan, config, notes)
     written = write(prepared, Path(output), progress)
     notes = (*prepared.notes, *written.notes)
     return Conversion(str(source), str(output), plan, config, notes, written.files, written.overflowed)

@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 from ckptconv.containers.checkpoint import Tensor
-from ckptconv.containers.inert import Call, Dict, Global, List, Node, Set, StorageRef, pairs_of
+from ckptconv.containers.inert import Call, Dict, Global, List, Node, Set, StorageRef, pairs_of, walk
 from ckptconv.text import printable
 
 _NAMESPACES = frozenset({"argparse.Namespace", "types.SimpleNamespace"})
@@ -184,3 +184,16 @@ def _described(node: Node) -> str:
     if type(node) is StorageRef:
         return f"<{printable(node.kind.full)}>"
     return f"<{'dict' if type(node) is Dict else type(node).__name__}>"
+
+
+def is_plain(node: Node) -> bool:
+    """Whether a node is data through and through: no tensors, and no objects but namespaces and omegaconf's."""
+    return all(_is_data(each) for each in walk(node))
+
+
+def _is_data(node: Node) -> bool:
+    if type(node) is Call:
+        return node.target.full.startswith(("argparse.Namespace", "collections.", "omegaconf."))
+    if type(node) is Global:
+        return node.module in ("typing", "builtins", "__builtin__")
+    return type(node) not in (Tensor, StorageRef, bytes, Set)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ckptconv.dtypes import DType
+from ckptconv.dtypes import FLOATS, DType
+from ckptconv.errors import Unsupported
 
 
 @dataclass
@@ -41,6 +42,10 @@ def _numpy(dtype: DType) -> Any:
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
+    if dtype not in FLOATS:
+        raise Unsupported(
+            f"{dtype} can't be cast or filled: expected one of {', '.join(sorted(d.name for d in FLOATS))}."
+        )
     return np.dtype({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype.name])
 
 

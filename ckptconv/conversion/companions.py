@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.errors import Damaged, VocabularyMismatch
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary
@@ -15,6 +16,8 @@ from ckptconv.vocabulary.tokenizer import export_dictionary
 
 _SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
 _MAX_JSON = 16_000_000
+_COMPANIONS = frozenset({".json", ".txt", ".model", ".py"})
+_MAX_COMPANION = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def companions(
         read = [Dictionary.read(path) for path in names]
         joined = len(read) == 2 and read[0].symbols == read[1].symbols
         guessed = not dictionaries and len(names) == 2 and [language(path) for path in names] != list(languages)
-        notes = (_guess(names),) if guessed else ()
+        notes = (_guess(names, joined),) if guessed else ()
         return Companions(tuple(read[:1] if joined else read), names, spm, None, bool(dictionaries), notes)
     if tokenizer.is_file():
         target = folder / "target_tokenizer"
@@ -78,11 +81,10 @@ def _found(folder: Path, languages: Sequence[str | None]) -> tuple[Path, ...]:
     return tuple(sorted(folder.glob("dict*.txt"), key=lambda path: (language(path) != languages[0], path.name)))
 
 
-def _guess(names: tuple[Path, ...]) -> str:
+def _guess(names: tuple[Path, ...], joined: bool) -> str:
     first, second = (printable(path.name) for path in names)
-    return (
-        f"{first} is taken for the source language's, {second} for the target's, by the alphabet; --dict says otherwise"
-    )
+    what = "the languages' names are" if joined else "which dictionary is the source's is"
+    return f"{what} guessed by the alphabet: source {first}, target {second}; --dict twice, or --set, says otherwise"
 
 
 def _spm_beside(folder: Path) -> Path | None:
@@ -106,6 +108,23 @@ def read_json(path: Path) -> Any:
             data = file.read(_MAX_JSON + 1)
         if len(data) > _MAX_JSON:
             raise ValueError(f"it has more than {_MAX_JSON} bytes")
-        return json.loads(data)
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ValueError("it is no object, `{…}`")
+        return document
     except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{printable(path.name)} can't be read as JSON: {printable(str(error))}.", path) from None
+
+
+def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The small files beside the weights that `--to same` takes along: configs, vocabularies, code; no weights."""
+    weights = {path.name for path in checkpoint.files}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(checkpoint.path.parent.iterdir())
+        if path.suffix in _COMPANIONS
+        and path.name not in weights
+        and not path.name.endswith(".index.json")
+        and path.is_file()
+        and path.stat().st_size <= _MAX_COMPANION
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptconv.conversion.companions import Companions
-from ckptconv.errors import Unsupported
+from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fields import Resolved
 from ckptconv.tables.model import Table
@@ -85,7 +85,8 @@ def _fairseq_words(
     rows = _rows(table, dims)
     for number, name in enumerate(_dictionary_names(config, beside)):
         dictionary = beside.dictionaries[min(number, len(beside.dictionaries) - 1)]
-        files[name] = _padded(dictionary, rows[number], name, notes).text().encode()
+        size = rows[number] if number < len(rows) else len(dictionary)
+        files[name] = _padded(dictionary, size, name, notes).text().encode()
     return files, notes
 
 
@@ -100,6 +101,11 @@ def _dictionary_names(config: Resolved, beside: Companions) -> list[str]:
     languages = [said.get(key) or beside.languages.get(key) for key in ("source_lang", "target_lang")]
     if not all(languages):
         return ["dict.txt"] if len(beside.dictionaries) == 1 else ["dict.src.txt", "dict.tgt.txt"]
+    if languages[0] == languages[1] and len(beside.dictionaries) > 1:
+        raise VocabularyMismatch(
+            f"Two different dictionaries, but both languages are called {printable(str(languages[0]))}; expected two "
+            "names: --set source_lang=… --set target_lang=…."
+        )
     return [f"dict.{printable(str(language)).replace('/', '_')}.txt" for language in languages]
 
 

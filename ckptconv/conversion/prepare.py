@@ -10,23 +10,32 @@ from typing import Any
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, shared_views
 from ckptconv.containers.open import open_checkpoint
-from ckptconv.containers.plain import plain
+from ckptconv.containers.plain import is_plain, plain
 from ckptconv.containers.read import Reader, check_growth
-from ckptconv.conversion.companions import companions, read_json
+from ckptconv.conversion.companions import companion_files, companions, read_json
 from ckptconv.conversion.extras import extras
 from ckptconv.conversion.facts import read_facts
 from ckptconv.conversion.rows import Asked, check_vocabulary, wanted_rows
 from ckptconv.detect import fitting, require_state_dict
 from ckptconv.dtypes import BY_NAME, DType
-from ckptconv.errors import DoesNotFit, UnknownLayout, VocabularyMismatch
+from ckptconv.errors import DoesNotFit, UnknownLayout, VocabularyMismatch, WrongUse
 from ckptconv.plan import Plan, Step, Told, make_plan, refused_drops, resized_dims, same_plan, ties
 from ckptconv.tables.catalog import layout_named, tables
-from ckptconv.tables.fields import Resolved, Sides, resolve, stated
+from ckptconv.tables.fields import FieldValue, Resolved, Sides, resolve, stated
 from ckptconv.tables.fit import Fit
 from ckptconv.tables.model import Layout, Table
 from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
+_MEANINGLESS_WITH_SAME = {
+    "layout_from": "from",
+    "dictionaries": "dict",
+    "spm": "spm",
+    "vocab": "vocab",
+    "max_positions": "max-positions",
+    "table": "table",
+    "set": "set",
+}
 _DTYPES = {"keep": None, "fp32": BY_NAME["F32"], "fp16": BY_NAME["F16"], "bf16": BY_NAME["BF16"]}
 
 
@@ -51,6 +60,24 @@ class Options:
     table: Path | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Paths may be given as text. Raises WrongUse for values that mean nothing."""
+        object.__setattr__(self, "dictionaries", tuple(map(Path, self.dictionaries)))
+        for name in ("spm", "table"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        if self.dtype not in _DTYPES:
+            raise WrongUse(f"dtype {self.dtype!r}; expected one of {', '.join(_DTYPES)}.")
+        for name, least in (("vocab", 5), ("max_positions", 1), ("max_shard_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise WrongUse(f"{name} = {value}; expected at least {least}.")
+        if self.to == "same":
+            given = [name for name in _MEANINGLESS_WITH_SAME if getattr(self, name)]
+            if given:
+                options = ", ".join("--" + _MEANINGLESS_WITH_SAME[name] for name in given)
+                raise WrongUse(f"{options} can't go with --to same, which keeps every key and every row as it is.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,9 @@ def prepare(source: Path, options: Options) -> Prepared:
     checkpoint = open_checkpoint(source)
     require_state_dict(checkpoint)
     prepared = (
-        _prepare_same(checkpoint, options) if options.to == "same" else _prepare_layout(checkpoint, source, options)
+        _prepare_same(checkpoint, source, options)
+        if options.to == "same"
+        else _prepare_layout(checkpoint, source, options)
     )
     sources = {key for step in prepared.plan.steps if step.tied_to is None for key in step.sources}
     check_growth(checkpoint, [prepared.state_dict[key] for key in sources])
@@ -112,7 +141,7 @@ def _require_reachable(checkpoint: Checkpoint, fit: Fit, table: Table | None, ta
         )
 
 
-def _prepare_same(checkpoint: Checkpoint, options: Options) -> Prepared:
+def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Prepared:
     entry = max(checkpoint.entries, key=lambda name: len(checkpoint.entries[name]))
     tensors = checkpoint.entries[entry]
     plan = same_plan(
@@ -121,14 +150,17 @@ def _prepare_same(checkpoint: Checkpoint, options: Options) -> Prepared:
         _DTYPES[options.dtype],
     )
     left = [Told(name, "another state dict of the same file") for name in checkpoint.entries if name != entry]
-    left += [Told(name, "no part of the state dict") for name in checkpoint.other]
+    kept = {
+        name: plain(node) for name, node in checkpoint.other.items() if entry and "." not in name and is_plain(node)
+    }
+    left += [Told(name, "no plain data, or tensors of its own") for name in checkpoint.other if name not in kept]
     return Prepared(
         checkpoint,
         entry,
         None,
         replace(plan, dropped=tuple(left)),
-        Resolved((), (), ()),
-        {},
+        Resolved(tuple(FieldValue("", name, value, "source") for name, value in kept.items()), (), ()),
+        companion_files(checkpoint) if source.is_dir() else {},
         options,
         checkpoint.notes,
     )
@@ -153,13 +185,12 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     after = resized_dims(fit.dims, rows)
     dtypes = {key: tensor.dtype for key, tensor in state_dict.items()}
     plan = make_plan(fit, target, facts, after, dtypes, _DTYPES[options.dtype])
-    flags = ties(fit, facts)
     sides = Sides(
         table=fit.table,
         source=fit.layout.name,
         target=target,
-        before={**fit.dims, **flags},
-        after={**after, **flags, "dtype": _main_dtype(plan.steps)},
+        before={**fit.dims, **ties(fit, facts, fit.dims)},
+        after={**after, **ties(fit, facts, after), "dtype": _main_dtype(plan.steps)},
         documents=documents,
         overrides=options.set,
         guesses=beside.languages,
@@ -172,8 +203,13 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     )
     plan = replace(plan, dropped=(*plan.dropped, *other))
     made = extras(fit.table, target, config, beside, plan.dims)
-    notes = (*checkpoint.notes, *beside.notes, *config.notes, *made.notes)
+    lost = [f"{told.key} is lost: {told.reason.removeprefix('LOST: ')}" for told in plan.dropped if _is_lost(told)]
+    notes = (*checkpoint.notes, *lost, *beside.notes, *config.notes, *made.notes)
     return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
+
+
+def _is_lost(told: Told) -> bool:
+    return told.reason.startswith("LOST: ")
 
 
 def _main_dtype(steps: tuple[Step, ...]) -> str:
@@ -204,9 +240,8 @@ def _documents(checkpoint: Checkpoint, fit: Fit) -> dict[str, Any]:
     """The source's own config: JSON files beside the weights, and the top-level entries that the table reads."""
     column = fit.table.column(fit.layout.name)
     names = [name for each in fit.table.fields if each.kind != "const" and (name := each.names[column])]
-    documents: dict[str, Any] = {
-        name.document: read_json(checkpoint.path.parent / name.document) for name in names if name.document
-    }
+    files = {name.document for name in names} - {""}
+    documents: dict[str, Any] = {name: read_json(checkpoint.path.parent / name) for name in sorted(files)}
     roots = {path.partition(".")[0] for name in names if not name.document for path in name.paths}
     documents[""] = {root: plain(checkpoint.other[root]) for root in roots if root in checkpoint.other}
     return documents
@@ -218,9 +253,9 @@ def _resolve(checkpoint: Checkpoint, sides: Sides) -> Resolved:
     except KeyError as error:
         name = str(error.args[0])
         known = sorted({str(each).rpartition(".")[2] for field in sides.table.fields for each in field.names if each})
-        close = get_close_matches(name, known, 3) or known
-        message = f"--set {printable(name)}: {sides.table.family} has no such field; closest: {', '.join(close)}."
-        raise DoesNotFit(message, checkpoint.path) from None
+        close = get_close_matches(name, known, 3)
+        hint = f"closest: {', '.join(close)}" if close else "--dry-run lists them"
+        raise WrongUse(f"--set {printable(name)}: {sides.table.family} has no such field; {hint}.") from None
     if config.contradictions:
         raise DoesNotFit(
             f"The config contradicts the tensors of {printable(checkpoint.path.name)}: "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptconv.conversion.companions import Companions
-from ckptconv.errors import VocabularyMismatch
+from ckptconv.errors import VocabularyMismatch, WrongUse
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fit import Fit
 from ckptconv.text import printable
@@ -33,6 +33,9 @@ def wanted_rows(fit: Fit, beside: Companions, asked: Asked) -> dict[str, int]:
     files have more rows than any dictionary (`spare` lines; unilm cuts them in upgrade_state_dict_for_deltalm).
     """
     numbers = asked.numbers()
+    for name in numbers.keys() - {name for line in fit.table.resizes for name in names_in(line.expression)}:
+        option = name.replace("_", "-")
+        raise WrongUse(f"--{option}: the table {fit.table.path.name} has no `resize {name}` line, so it can't resize.")
     rows = {
         dim: int(evaluate(line.expression, numbers))
         for line in fit.table.resizes
@@ -56,10 +59,11 @@ def check_vocabulary(fit: Fit, beside: Companions, rows: Mapping[str, int], weig
         have, words = rows.get(dim, int(fit.dims[dim])), len(dictionary)
         padded = dim in rows or dim in _spare(fit) or beside.tokenizer is not None
         if words > have or (words < have and not padded):
+            asked = f"--vocab leaves {have:,} rows" if dim in rows else f"its embedding has {have:,} rows"
             raise VocabularyMismatch(
-                f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but the embedding "
-                f"of {printable(weights.name)} has {have:,} rows; expected as many. Name the dictionary that the model "
-                f"was trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
+                f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but "
+                f"{printable(weights.name)} doesn't: {asked}; expected as many. Name the dictionary that the model was "
+                f"trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
                 weights,
             )
 

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv.containers.atomic import FILE_SUFFIXES, staged
-from ckptconv.containers.checkpoint import Checkpoint, Tensor
+from ckptconv.containers.checkpoint import Tensor
 from ckptconv.containers.items import Item
 from ckptconv.containers.read import Reader
 from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
 from ckptconv.conversion.cast import Overflow, cast, filled
 from ckptconv.conversion.prepare import Prepared
+from ckptconv.errors import WrongUse
 from ckptconv.plan import Fill, Rows, Step
+from ckptconv.text import printable
 
 Progress = Callable[[int, int], None]
 
-_COMPANIONS = frozenset({".json", ".txt", ".model", ".py"})
-_MAX_COMPANION = 64_000_000
+_OTHER_SUFFIXES = frozenset({".bin", ".pth", ".ckpt", ".pkl", ".pickle", ".pdparams"})
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,10 @@ def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[lis
     """(files written, relative to a directory or the name of the one file; what is worth telling)."""
     need = sum(item.nbytes for item in items if item.tied_to is None)
     single = output.name.endswith(FILE_SUFFIXES)
+    if output.suffix in _OTHER_SUFFIXES:
+        raise WrongUse(
+            f"{printable(output.name)}: a file's name must end in .pt or .safetensors, a directory's in neither."
+        )
     with staged(output, prepared.options.overwrite, prepared.checkpoint.files, need) as stage:
         if single:
             _write_weights(prepared, stage.path, output.suffix == ".safetensors", items)
@@ -118,15 +123,14 @@ def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[lis
 
 
 def _write_folder(prepared: Prepared, folder: Path, items: list[Item]) -> list[str]:
-    extras = prepared.extras if prepared.target else companion_files(prepared.checkpoint)
-    for name, content in extras.items():
+    for name, content in prepared.extras.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     if prepared.target and prepared.target.container == "torch":
         _write_weights(prepared, folder / "model.pt", False, items)
-        return ["model.pt", *extras]
+        return ["model.pt", *prepared.extras]
     metadata = prepared.checkpoint.metadata
-    return [*write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size), *extras]
+    return [*write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size), *prepared.extras]
 
 
 def _write_weights(prepared: Prepared, path: Path, as_safetensors: bool, items: list[Item]) -> None:
@@ -146,20 +150,9 @@ def _untold(prepared: Prepared, output: Path, single: bool) -> list[str]:
     if single and prepared.extras:
         names = ", ".join(prepared.extras)
         notes.append(f"one file holds the weights only; for {names} give a directory as the output")
-    if output.suffix == ".safetensors" and prepared.config.document(""):
-        notes.append("safetensors has no place for fairseq's cfg; fairseq itself needs a .pt file or a directory")
+    document = prepared.config.document("")
+    if document and (output.suffix == ".safetensors" or not (prepared.target or single)):
+        notes.append(
+            f"safetensors has no place for {', '.join(map(printable, document))}: write a .pt file to keep them"
+        )
     return notes
-
-
-def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The small files beside the weights that `--to same` takes along: configs, vocabularies, code; no weights."""
-    weights = {path.name for path in checkpoint.files}
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(checkpoint.path.parent.iterdir())
-        if path.suffix in _COMPANIONS
-        and path.name not in weights
-        and not path.name.endswith(".index.json")
-        and path.is_file()
-        and path.stat().st_size <= _MAX_COMPANION
-    }

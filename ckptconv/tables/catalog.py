@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptconv.errors import BadTable, UnknownLayout
-from ckptconv.tables.model import Layout, Table
+from ckptconv.errors import BadTable, WrongUse
+from ckptconv.tables.model import Table
 from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
@@ -27,7 +27,7 @@ def tables() -> tuple[Table, ...]:
 def layout_named(name: str, among: tuple[Table, ...]) -> tuple[Table | None, str]:
     """`family/layout` or `layout` alone → (its table, or None where several families have it; the layout's name).
 
-    Raises UnknownLayout, with what there is, for a name that no table has.
+    Raises WrongUse, with what there is, for a name that no table has.
     """
     family, slash, layout = name.rpartition("/")
     found = [
@@ -37,10 +37,5 @@ def layout_named(name: str, among: tuple[Table, ...]) -> tuple[Table | None, str
     ]
     if not found:
         known = ", ".join(f"{table.family}/{each.name}" for table in among for each in table.layouts)
-        raise UnknownLayout(f"There is no layout `{printable(name)}`; expected one of {known}, or same.")
+        raise WrongUse(f"There is no layout `{printable(name)}`; expected one of {known}, or same.")
     return (found[0] if slash or len(found) == 1 else None), layout
-
-
-def title(table: Table, layout: Layout) -> str:
-    """`family/layout`."""
-    return f"{table.family}/{layout.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from ckptconv.tables.expressions import evaluate, names_in
@@ -78,6 +79,7 @@ def resolve(sides: Sides) -> Resolved:
     values: list[FieldValue] = []
     contradictions: list[str] = []
     notes: list[str] = []
+    assumed: list[str] = []
     for field in sides.table.fields:
         said, where = _said(sides, field)
         if field.kind in ("tensors", "tied"):
@@ -86,7 +88,12 @@ def resolve(sides: Sides) -> Resolved:
         name = field.names[sides.table.column(sides.target)]
         if name is not None:
             value, origin = _value(sides, field, said, where)
+            contradictions += _invalid(sides, field, value, where)
             values.append(FieldValue(name.document, name.paths[0], _spelled(sides, field, name, value), origin))
+            if field.kind == "assume" and origin == "default":
+                assumed.append(f"{name.paths[0].rpartition('.')[2]} = {values[-1].value}")
+    if assumed:
+        notes.append(f"assumed, since no config says: {', '.join(assumed)}; --set FIELD=VALUE says otherwise")
     return Resolved(tuple(values), tuple(dict.fromkeys(contradictions)), tuple(dict.fromkeys(notes)))
 
 
@@ -187,6 +194,24 @@ def _as_type_of(default: Any, said: Any) -> Any:
     return said
 
 
+def _invalid(sides: Sides, field: Field, value: Any, where: str) -> Iterator[str]:
+    """What is wrong with a value that somebody gave: not of the default's type, not finite, or against a `require`."""
+    if not where or field.kind == "const":
+        return
+    default = parse_value(field.value, sides.after)
+    if default is not None and type(value) is not type(default):
+        yield f"{where} = {printable(repr(value))}; expected a value such as {default!r}"
+    elif isinstance(value, float) and not isfinite(value):
+        yield f"{where} = {value}; expected a finite number"
+    for condition, reason in field.requires if type(value) is int else ():
+        try:
+            holds = evaluate(condition, {**sides.after, "value": value})
+        except ValueError:
+            holds = False
+        if not holds:
+            yield f"{where} = {value}; expected that {reason}"
+
+
 def _contradiction(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
     if said is _UNSAID:
         return
@@ -194,7 +219,7 @@ def _contradiction(sides: Sides, field: Field, said: Any, where: str) -> Iterato
     agrees = bool(said) == seen if isinstance(seen, bool) else said == seen
     if not agrees and (field.kind == "tensors" or said):
         yield (
-            f"{where} = {printable(str(said))}, but the tensors say {field.value} = {seen}"
+            f"{where} = {printable(repr(said))}, but the tensors say {field.value} = {seen}"
             f" ({sides.table.where(field.line)})"
         )
 

@@ -6,7 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ckptconv.tables.expand import Dims, KeyIndex, Param, Slot, Template, counted, expand, templates, written_out
+from ckptconv.tables.expand import (
+    Dims,
+    KeyIndex,
+    Param,
+    Slot,
+    Template,
+    counted,
+    expand,
+    placeholders,
+    templates,
+    written_out,
+)
 from ckptconv.tables.model import Const, Drop, Index, Layout, Table
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -72,12 +83,18 @@ class Fit:
         return {name: there for name, there in self.dims.items() if isinstance(there, bool)}
 
 
+# A state dict with fewer than one in so many of a layout's parameters isn't in that layout, whatever its keys say.
+_SPARSE = 10
+
 _Payload = Template | Const | Drop | str
 
 
-def fit(table: Table, layout: str, shapes: Shapes, entry: str = "") -> Fit:
-    """See the state dict `shapes` as `layout` of `table`; linear in the number of keys."""
-    index = _index(table, layout)
+def fit(table: Table, layout: str, shapes: Shapes, entry: str = "", index: KeyIndex[_Payload] | None = None) -> Fit:
+    """See the state dict `shapes` as `layout` of `table`; linear in the number of keys.
+
+    index: the layout's `key_index`, where it serves several state dicts.
+    """
+    index = index or key_index(table, layout)
     found: dict[str, list[Template]] = {}
     consts: dict[str, Const] = {}
     drops: dict[str, Drop] = {}
@@ -107,6 +124,8 @@ def fit(table: Table, layout: str, shapes: Shapes, entry: str = "") -> Fit:
     seen = {**shapes, **{key: shapes[other] for key, other in absent.items()}}
     layers = {let.dim: counts[let.dim] for let in table.lets.values() if isinstance(let, Index) and let.dim in counts}
     dims = _dims(table, voters, seen) | layers | _options(table, voters)
+    if _expected(table, layout, dims) > _SPARSE * len(shapes) + 1000:
+        return Fit(table, table.layout(layout), entry, {}, {}, frozenset(), {}, {}, {}, (), tuple(shapes), (), 0.0)
     slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
     odd = [
         Mismatch(k, shapes[k], const.shape, (), const.line) for k, const in consts.items() if shapes[k] != const.shape
@@ -132,16 +151,29 @@ def fit(table: Table, layout: str, shapes: Shapes, entry: str = "") -> Fit:
 
 def candidates(tables: tuple[Table, ...], entries: Mapping[str, Shapes]) -> list[Fit]:
     """Every layout of every table tried on every state dict of a checkpoint, the best first."""
+    layouts = [(table, layout.name, key_index(table, layout.name)) for table in tables for layout in table.layouts]
     fits = [
-        fit(table, layout.name, shapes, entry)
+        fit(table, layout, shapes, entry, index)
         for entry, shapes in entries.items()
-        for table in tables
-        for layout in table.layouts
+        for table, layout, index in layouts
     ]
     return sorted(fits, key=lambda each: (-each.coverage, len(each.missing) + len(each.mismatched)))
 
 
-def _index(table: Table, layout: str) -> KeyIndex[_Payload]:
+def _expected(table: Table, layout: str, dims: Dims) -> int:
+    """How many parameters a complete checkpoint with these layers has."""
+    total = 0
+    for template in templates(table, layout):
+        times = 1
+        for name in placeholders(template.text):
+            let = table.lets[name]
+            times *= int(dims.get(let.dim, 0)) if isinstance(let, Index) else 1
+        total += times
+    return total
+
+
+def key_index(table: Table, layout: str) -> KeyIndex[_Payload]:
+    """Every key that the layout knows: its rows, constants, drops and other names of tied keys."""
     index: KeyIndex[_Payload] = KeyIndex()
     for template in templates(table, layout):
         index.add(template.text, template)

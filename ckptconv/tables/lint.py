@@ -212,6 +212,7 @@ def _fields(table: Table) -> Iterator[Finding]:
         try:
             names = names_in(field.value) if field.kind in ("tensors", "tied") else frozenset()
             names |= {name for condition, _ in field.cases for name in names_in(condition)}
+            names |= {name for condition, _ in field.requires for name in names_in(condition)} - {"value"}
             parse_value(field.value, known)
         except ValueError as error:
             yield Finding(field.line, str(error))

@@ -146,7 +146,7 @@ class Field:
     """One config field in all layouts.
 
     synonyms: rows of values that differ in spelling between the layouts. cases: (condition, value) pairs, the first
-    true one of which replaces `value`.
+    true one of which replaces `value`. requires: (condition over `value` and the dims, reason) pairs that must hold.
     """
 
     line: int
@@ -155,6 +155,7 @@ class Field:
     names: tuple[FieldName | None, ...]
     synonyms: tuple[tuple[str, ...], ...] = ()
     cases: tuple[tuple[str, str], ...] = ()
+    requires: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,4 +190,9 @@ class Table:
 
     def where(self, line: int) -> str:
         """`mappings/deltalm.tbl:31`, for messages."""
-        return f"{self.path.parent.name}/{self.path.name}:{line}"
+        return f"{short_name(self.path)}:{line}"
+
+
+def short_name(path: Path) -> str:
+    """The table's file as messages name it: with its folder, if it was given with one."""
+    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name

@@ -26,6 +26,7 @@ from ckptconv.tables.model import (
     Spare,
     Table,
     Tie,
+    short_name,
 )
 from ckptconv.text import printable
 
@@ -52,6 +53,7 @@ class _Draft:
     spares: list[Spare] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
     code: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    family: str = ""
     key_prefixes: list[str] = field(default_factory=list)
     field_prefixes: list[str] = field(default_factory=list)
 
@@ -70,11 +72,11 @@ def parse(text: str, path: Path) -> Table:
         try:
             _DIRECTIVES.get(words[0], _row)(draft, words, number)
         except _Bad as bad:
-            raise BadTable(f"{path.parent.name}/{path.name}:{number}: {bad}.", path) from None
+            raise BadTable(f"{printable(short_name(path))}:{number}: {bad}.", path) from None
     if not draft.layouts or not draft.rows:
         raise BadTable(f"{path.name} is no mapping table: it has no `layout` lines or no rows.", path)
     return Table(
-        family=path.stem,
+        family=draft.family or path.stem,
         path=path,
         layouts=tuple(draft.layouts),
         lets=draft.lets,
@@ -227,7 +229,7 @@ def _spare(draft: _Draft, words: list[str], line: int) -> None:
 
 
 def _field(draft: _Draft, words: list[str], line: int) -> None:
-    kinds = ("tensors", "tied", "config", "const")
+    kinds = ("tensors", "tied", "config", "assume", "const")
     _expect(len(words) > 3 and words[1] in kinds, f"expected `field {'|'.join(kinds)} VALUE` and a name per layout")
     names = _cells(draft, words[3:], "names")
     _expect(any(names), "a field needs a name in at least one layout")
@@ -257,6 +259,17 @@ def _case(draft: _Draft, words: list[str], line: int) -> None:
     draft.fields[-1] = replace(last, cases=(*last.cases, (words[1], words[2])))
 
 
+def _require(draft: _Draft, words: list[str], line: int) -> None:
+    _expect(draft.fields and len(words) > 2, "expected `require CONDITION REASON` under a `field`")
+    last = draft.fields[-1]
+    draft.fields[-1] = replace(last, requires=(*last.requires, (words[1], " ".join(words[2:]))))
+
+
+def _family(draft: _Draft, words: list[str], line: int) -> None:
+    _expect(len(words) == 2, "expected `family NAME`")
+    draft.family = words[1]
+
+
 def _code(draft: _Draft, words: list[str], line: int) -> None:
     _expect(len(words) >= 3, "expected `code LAYOUT FILE…`")
     draft.code[_known_layout(draft, words[1])] = tuple(words[2:])
@@ -277,5 +290,7 @@ _DIRECTIVES: dict[str, Callable[[_Draft, list[str], int], None]] = {
     "field": _field,
     "value": _value,
     "case": _case,
+    "require": _require,
+    "family": _family,
     "code": _code,
 }

@@ -152,8 +152,10 @@ def test_an_expanded_giant_is_refused_with_same_too(tmp_path: Path):
         (["--dict", GOLDEN / "deltalm_finetuned_untied.pt"], "dict"),
         (["--dict", "nowhere.txt"], "nowhere.txt is no file"),
         (["--set", "d_model=1024"], "d_model"),
-        (["--set", "attention_hats=3"], "no such field"),
-        (["--from", "deltalm/nothing"], "There is no layout"),
+        (["--set", "encoder_attention_heads=5"], "expected that the heads divide the width"),
+        (["--set", "encoder_attention_heads=0"], "expected that the heads divide the width"),
+        (["--set", 'dropout="high"'], "expected a value such as 0.1"),
+        (["--set", "dropout=NaN"], "expected a finite number"),
         (["--from", "pretrained"], "Missing"),
         (["--table", NUMBERS / "test.de"], "expected"),
     ],
@@ -163,6 +165,69 @@ def test_options_that_contradict_the_checkpoint(arguments: list, words: str, tmp
     assert code == 3
     assert words in document["error"]["message"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--to", "hf", "--set", "attention_hats=3"], "no such field; closest: "),
+        (["--to", "hf", "--from", "deltalm/nothing"], "There is no layout"),
+        (["--to", "deltalm/nothing"], "There is no layout"),
+        (["--to", "same", "--vocab", 10, "--set", "x=1"], "--vocab, --set can't go with --to same"),
+    ],
+)
+def test_options_that_do_not_exist_or_mean_nothing_are_wrong_usage(arguments: list, words: str, tmp_path: Path):
+    code, document, _ = invoke("convert", CHECKPOINT, tmp_path / "out", "--json", *arguments)
+    assert (code, document["error"]["kind"]) == (2, "usage")
+    assert words in document["error"]["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_name_of_another_kind_is_refused(tmp_path: Path):
+    code, document, _ = invoke("convert", CHECKPOINT, tmp_path / "out.bin", "--to", "hf", "--json")
+    assert (code, document["error"]["kind"]) == (2, "usage")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bias_of_integers_is_no_weight(tmp_path: Path):
+    source = _changed(
+        tmp_path / "in.pt", lambda m: m.update({"encoder.layers.0.fc1.bias": m["encoder.layers.0.fc1.bias"].long()})
+    )
+    code, document, _ = invoke("convert", source, tmp_path / "out", "--to", "hf", "--json")
+    assert (code, document["error"]["kind"]) == (3, "does_not_fit")
+    assert "encoder.layers.0.fc1.bias (I64)" in document["error"]["message"]
+
+
+def test_a_prefix_in_front_of_every_key_is_found(tmp_path: Path):
+    state = {f"module.{key}": value for key, value in finetuned()["model"].items()}
+    torch.save({"model": state}, tmp_path / "ddp.pt")
+    code, document, _ = invoke("convert", tmp_path / "ddp.pt", tmp_path / "out", "--to", "hf", "--json")
+    assert (code, document["error"]["kind"]) == (3, "unknown_layout")
+    assert "All keys begin with `module.`; without it, 100% of them fit deltalm/fairseq" in document["error"]["message"]
+
+
+def test_a_sparse_giant_of_layers_is_quick_and_unknown(tmp_path: Path):
+    state = {f"encoder.layers.{number}.fc1.bias": torch.ones(1) for number in range(20_000)}
+    torch.save(state, tmp_path / "sparse.pt")
+    code, document, _ = invoke("inspect", tmp_path / "sparse.pt", "--json")
+    assert (code, document["layout"]) == (0, None)
+
+
+def test_what_ascii_terminals_can_not_show_is_escaped():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "ckptconv", "convert", str(CHECKPOINT), "nowhere", "--to", "hf", "--dry-run"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=NUMBERS.parents[1])
+    assert done.returncode == 0, done.stderr
+    assert b"\\u2192" in done.stdout
+
+
+def test_a_defect_of_ours_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("ckptconv.commands.inspect.inspect", broken)
+    code, document, _ = invoke("inspect", CHECKPOINT, "--json")
+    assert (code, document["error"]["kind"]) == (3, "internal")
 
 
 @pytest.mark.parametrize("lines", [100, 200])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.commands.conftest import GOLDEN, run
+from tests.commands.conftest import FINETUNED, GOLDEN, run
 from tests.commands.test_convert_tensors import contents
 
 
@@ -34,7 +34,8 @@ def test_unknown_checkpoints_go_through_every_container(legacy: bool, entry: str
     saved = {entry: tensors, "step": 3} if entry else tensors
     torch.save(saved, tmp_path / "in.pt", _use_new_zipfile_serialization=not legacy)
     report = run(tmp_path / "in.pt", tmp_path / "a.safetensors", "same")
-    assert [told.key for told in report.plan.dropped] == (["step"] if entry else [])
+    assert report.plan.dropped == ()
+    assert any("no place for step" in note for note in report.notes) == bool(entry)
     stored = load_file(tmp_path / "a.safetensors")
     assert stored.keys() == tensors.keys() - {"again"}
     run(tmp_path / "a.safetensors", tmp_path / "b.pt", "same")
@@ -69,3 +70,21 @@ def test_every_real_file_survives_safetensors(path: Path, tmp_path: Path):
     run(path, tmp_path / "out.safetensors", "same")
     run(tmp_path / "out.safetensors", tmp_path / "back.pt", "same")
     assert contents(tmp_path / "back.pt") == contents(tmp_path / "out.safetensors")
+
+
+def test_args_and_cfg_stay_beside_the_model_and_still_say_what_no_tensor_shows(tmp_path: Path):
+    report = run(FINETUNED / "checkpoint_best.pt", tmp_path / "out.pt", "same", dtype="bf16")
+    made = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert made["cfg"]["model"]["encoder_attention_heads"] == 4
+    assert {told.key for told in report.plan.dropped} == {"extra_state", "last_optimizer_state"}
+    again = run(tmp_path / "out.pt", tmp_path / "hf", "hf")
+    heads = next(value for value in again.config if value.path == "encoder_attention_heads")
+    assert (heads.value, heads.origin) == (4, "source config")
+
+
+def test_a_single_file_does_not_take_its_neighbours_along(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    torch.save(odd(), tmp_path / "in" / "model.pt")
+    (tmp_path / "in" / "secret.json").write_text("{}")
+    assert run(tmp_path / "in" / "model.pt", tmp_path / "out", "same").files == ("model.safetensors",)
+    assert set(run(tmp_path / "in", tmp_path / "out2", "same").files) == {"model.safetensors", "secret.json"}

@@ -179,3 +179,37 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path):
     for folder in ("", "-back"):
         for path in (tmp_path / f"a{folder}").iterdir():
             assert path.read_bytes() == (tmp_path / f"b{folder}" / path.name).read_bytes(), path.name
+
+
+def test_heads_that_no_config_says_are_assumed_and_told(tmp_path: Path):
+    report = run(NUMBERS / "pretrained.pt", tmp_path / "out", "hf")
+    (note,) = [note for note in report.notes if note.startswith("assumed")]
+    assert "encoder_attention_heads = 1" in note
+    told = run(NUMBERS / "pretrained.pt", tmp_path / "told", "hf", set={"encoder_attention_heads": 4})
+    assert not any("encoder_attention_heads" in note for note in told.notes)
+
+
+@pytest.mark.parametrize(
+    ("sample", "lost"), [("deltalm_finetuned_share_all", False), ("deltalm_finetuned_untied", True)]
+)
+def test_an_output_projection_is_called_lost_only_where_it_is(sample: str, lost: bool, tmp_path: Path):
+    report = run(GOLDEN / f"{sample}.pt", tmp_path / "out.pt", "pretrained")
+    (told,) = [told for told in report.plan.dropped if told.key == "decoder.output_projection.weight"]
+    assert told.reason.startswith("LOST:") is lost
+    assert any("output_projection.weight is lost" in note for note in report.notes) is lost
+
+
+def test_a_key_that_stands_in_for_another_is_not_called_dropped(hf_dir: Path, tmp_path: Path):
+    report = run(hf_dir, tmp_path / "out.pt", "pretrained")
+    assert "model.shared.weight" not in {told.key for told in report.plan.dropped}
+
+
+def test_two_dictionaries_of_different_sizes_untie_what_was_one(tmp_path: Path):
+    (tmp_path / "small.txt").write_text("".join(f"w{number} 1\n" for number in range(40)))
+    dictionaries = (FINETUNED / "dict.de.txt", tmp_path / "small.txt")
+    run(NUMBERS / "pretrained.pt", tmp_path / "hf", "hf", dictionaries=dictionaries)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["vocab_size"], config["decoder_vocab_size"]) == (163, 44)
+    assert (config["share_encoder_decoder_embeddings"], config["tie_word_embeddings"]) == (False, True)
+    report = run(tmp_path / "hf", tmp_path / "back", "fairseq", dictionaries=dictionaries)
+    assert report.plan.dims["tgt_vocab"] == 44
