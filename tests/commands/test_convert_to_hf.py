@@ -128,6 +128,20 @@ def test_from_the_directory_alone_with_trust_remote_code(hf_dir: Path, tmp_path:
     assert done.stdout.strip() == "['seven hundred and three', 'eight']"
 
 
+@pytest.mark.parametrize("trust", [True, False])
+def test_the_tokenizer_needs_no_code_and_asks_nothing_when_told(hf_dir: Path, tmp_path: Path, trust: bool):
+    """In a process where ckptconv.hf isn't imported, so that transformers doesn't know the model."""
+    program = (
+        f"from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(r'{hf_dir}', trust_remote_code={trust})\n"
+        "print(type(t).__module__.split('.')[0], t('acht')['input_ids'][-1])"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "transformers 2"
+
+
 @pytest.mark.parametrize("sample", ["share_all", "untied", "v0122"])
 @pytest.mark.parametrize("padding", ["nopad", "rpad", "lpad"])
 @torch.no_grad()
