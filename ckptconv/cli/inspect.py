@@ -15,14 +15,27 @@ from ckptconv.cli.options import PATH
 @click.option("--depth", type=click.IntRange(min=1), help="Show the module tree down to this depth.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def inspect(source: Path, tensors: bool, depth: int | None, table: Path | None, as_json: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="A row per tensor: key, shape, dtype, bytes, tied_to.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="The report as Markdown.")
+def inspect(
+    source: Path,
+    tensors: bool,
+    depth: int | None,
+    table: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
+) -> None:
     """Show what is in a checkpoint (a file or a directory). Only headers are read; nothing in it is executed.
 
     \b
     ckptconv inspect checkpoint_best.pt
     ckptconv inspect xlm-roberta-base/ --depth 2
     ckptconv inspect model.safetensors --json
+    ckptconv inspect model.safetensors --csv > tensors.csv
     """
+    if as_json + as_csv + as_markdown > 1:
+        raise click.UsageError("--json, --csv and --markdown are three forms of one report; expected one of them.")
     from ckptconv.commands.inspect import inspect as look
 
     report = look(source, table)
@@ -30,6 +43,14 @@ def inspect(source: Path, tensors: bool, depth: int | None, table: Path | None, 
         from ckptconv.report.as_json import dumps, inspection
 
         click.echo(dumps(inspection(report)))
+    elif as_csv:
+        from ckptconv.report.as_table import tensors_csv
+
+        click.echo(tensors_csv(report), nl=False)
+    elif as_markdown:
+        from ckptconv.report.as_table import tensors_markdown, tree_markdown
+
+        click.echo(tensors_markdown(report) if tensors else tree_markdown(report, depth), nl=False)
     else:
         from ckptconv.report.inspection import screen
         from ckptconv.report.terminal import show

@@ -10,10 +10,12 @@ from pathlib import Path
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, Tensor, shared_views
 from ckptconv.containers.inert import Call, Node, pairs_of, stored_bytes, tensors_in
 from ckptconv.containers.open import open_checkpoint
+from ckptconv.containers.safetensors import TIED
 from ckptconv.detect import detect
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.fit import Fit
 from ckptconv.tables.parse import read_table
+from ckptconv.text import printable
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Inspection:
 
     layout: `family/layout`, or None. coverage: the share of keys that the layout knows. misfits: how many keys are
     missing, left over and of another shape. parameters: elements, tied ones counted once (unique) and not (stored).
-    bytes: of the tensors, tied ones once. dtypes: bytes by dtype.
+    bytes: of the tensors, tied ones once. dtypes: bytes by dtype. metadata: safetensors', but for the writer's own note
+    on ties, which `tensors` show.
     """
 
     path: str
@@ -96,8 +99,8 @@ def inspect(source: Path, table: Path | None = None) -> Inspection:
         dtypes=dict(dtypes.most_common()),
         tensors=infos,
         other=_others(checkpoint, entry),
-        metadata=checkpoint.metadata,
-        notes=checkpoint.notes,
+        metadata={name: value for name, value in checkpoint.metadata.items() if name != TIED},
+        notes=(*checkpoint.notes, *(possible_ties(found, checkpoint.entries[entry]) if found else ())),
     )
 
 
@@ -107,6 +110,29 @@ def tensor_infos(state_dict: StateDict) -> tuple[TensorInfo, ...]:
     return tuple(
         TensorInfo(key, tensor.shape, tensor.dtype.name, tensor.nbytes, tied.get(key))
         for key, tensor in state_dict.items()
+    )
+
+
+def possible_ties(found: Fit, state_dict: StateDict) -> tuple[str, ...]:
+    """A sentence for every `tie` line of which several keys agree in shape and dtype but lie in different storage: they
+    may hold equal bytes (files that were written from a GPU do), which only reading them would tell."""
+    shared = shared_views(state_dict)
+    notes = []
+    for tie in found.table.ties:
+        alike: dict[object, dict[str, str]] = {}
+        for key in tie.keys if tie.layout == found.layout.name else ():
+            if key in state_dict and state_dict[key].numel:
+                tensor = state_dict[key]
+                alike.setdefault((tensor.dtype, tensor.shape), {}).setdefault(shared.get(key, key), key)
+        notes += [_possible_tie(*keys.values()) for keys in alike.values() if len(keys) > 1]
+    return tuple(notes)
+
+
+def _possible_tie(owner: str, first: str, *more: str) -> str:
+    others = f" and {len(more)} more" if more else ""
+    return (
+        f"{printable(first)}{others} could be tied to {printable(owner)} (same shape, other storage): inspect doesn't "
+        "compare values, convert does"
     )
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.table import Table as Grid
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ckptconv.keys import collapsed
-from ckptconv.report.terminal import dims_text
-from ckptconv.report.terminal import grid as new_grid
+from ckptconv.report.terminal import Row, dims_text, rows
 from ckptconv.text import printable
 
 if TYPE_CHECKING:
     from ckptconv.commands.convert import Conversion
-    from ckptconv.plan import Plan, Told
+    from ckptconv.plan import Plan, Step, Told
 
 _MANY = 50
 
@@ -27,7 +25,7 @@ def screen(report: Conversion, dry_run: bool) -> Group:
     plan = report.plan
     head = Text(f"{plan.source} → {plan.target}" if plan.source != "same" else "same keys", "bold")
     head.append(f"  {printable(report.path)} → {printable(report.output)}", "not bold dim")
-    lines: list[Text | Grid] = [head]
+    lines: list[RenderableType] = [head]
     if plan.dims:
         lines.append(dims_text(plan.dims))
     lines += [Text(), _changes(report)]
@@ -40,73 +38,82 @@ def screen(report: Conversion, dry_run: bool) -> Group:
     return Group(*lines)
 
 
-def _changes(report: Conversion) -> Grid:
-    table = new_grid("whole", "right", "left")
-    for op, count, detail in _mapped(report.plan):
-        table.add_row(Text(op, "green"), f"{count:,}", detail)
+def _changes(report: Conversion) -> RenderableType:
+    found = [(Text(label, "green"), f"{count:,}", detail) for label, count, detail in _mapped(report.plan)]
     for label, style, told in (("dropped", "yellow", report.plan.dropped), ("created", "cyan", report.plan.created)):
-        for reason, keys in _by_reason(told).items():
-            table.add_row(Text(label, style), f"{len(keys):,}", _because(keys, reason))
+        found += [_told_row(label, style, keys, reason) for reason, keys in _by_reason(told)]
     for key in report.plan.resized:
         what = f"{printable(key.key)}: {key.before:,} → {key.after:,} rows, {key.rows}"
-        table.add_row(Text("resized", "yellow"), "1", what)
+        found.append((Text("resized", "yellow"), "1", Text(what)))
     for name, count in report.overflowed.items():
-        table.add_row(Text("overflow", "red"), f"{count:,}", f"values of {printable(name)} became infinite")
+        what = f"value{'s' * (count != 1)} of {printable(name)} became infinite"
+        found.append((Text("overflow", "red"), f"{count:,}", Text(what)))
     if report.files:
-        table.add_row(
-            Text("wrote", "bold"), f"{len(report.files)}", ", ".join(printable(name) for name in report.files)
-        )
-    return table
+        names = Text(_named(report.files))
+        found.append((Text("wrote", "bold"), f"{len(report.files):,}", names))
+    return rows(found, "whole", "right", "left")
 
 
 def _mapped(plan: Plan) -> Iterator[tuple[str, int, Text]]:
-    words = {
-        "copy": "bit for bit",
-        "slice": "rows of a tensor",
-        "join": "several tensors one after another",
-        "transpose": "transposed",
-    }
-    ops: dict[str, list[str]] = {}
-    for step in plan.steps:
-        ops.setdefault(step.op, []).append(step.key)
-    for op, keys in ops.items():
-        plain, _, cast = op.partition("+")
-        if plain in words:
-            dtypes = {str(step.dtype) for step in plan.steps if step.op == op}
-            detail = f"{words[plain]}, cast to {', '.join(sorted(dtypes))}" if cast else words[plain]
-            yield "mapped", len(keys), Text(detail)
+    done: dict[str, int] = {}
     ties: dict[str, list[str]] = {}
     for step in plan.steps:
-        if step.tied_to:
+        if step.tied_to is not None:
             ties.setdefault(step.tied_to, []).append(step.key)
+        elif step.sources:
+            what = _what(step)
+            done[what] = done.get(what, 0) + 1
+    for what, count in done.items():
+        yield "mapped", count, Text(what)
     for owner, keys in ties.items():
-        yield "tied", len(keys), Text(f"{', '.join(map(printable, keys))} = {printable(owner)}")
+        yield "tied", len(keys), Text(f"{_named(keys)} = {printable(owner)}")
 
 
-def _by_reason(told: tuple[Told, ...]) -> dict[str, list[str]]:
+def _what(step: Step) -> str:
+    """How a target key is made of the source's, in words."""
+    words = {
+        "copy": "" if step.casts else "bit for bit",
+        "slice": "rows of a tensor",
+        "join": "several tensors one after another" if len(step.sources) > 1 else "extended with made-up rows",
+        "transpose": "transposed",
+    }
+    how = words[step.op.partition("+")[0]]
+    return ", ".join(filter(None, (how, f"cast to {step.dtype}" if step.casts else "")))
+
+
+def _by_reason(told: tuple[Told, ...]) -> list[tuple[str, list[str]]]:
+    """The keys by reason, losses first."""
     reasons: dict[str, list[str]] = {}
     for each in told:
         reasons.setdefault(each.reason, []).append(each.key)
-    return reasons
+    return sorted(reasons.items(), key=lambda item: not _is_loss(item[0]))
 
 
-def _because(keys: list[str], reason: str) -> Text:
-    names = collapsed(keys)
-    shown = ", ".join(printable(name) for name in names[:_MANY])
-    more = f" … and {len(names) - _MANY:,} more" if len(names) > _MANY else ""
-    text = Text(shown + more)
-    text.append(f"  {printable(reason)}", "dim")
-    return text
+def _is_loss(reason: str) -> bool:
+    """Whether the planner says that values are gone (ckptconv.plan: `LOST:`)."""
+    return reason.startswith("LOST:")
 
 
-def _config(report: Conversion) -> Iterator[Text | Grid]:
+def _told_row(label: str, style: str, keys: list[str], reason: str) -> tuple[Text, str, Text]:
+    text = Text(_named(collapsed(keys)))
+    text.append(f"  {printable(reason, 1000)}", "bold red" if _is_loss(reason) else "dim")
+    return Text(label, "bold red" if _is_loss(reason) else style), f"{len(keys):,}", text
+
+
+def _named(keys: Sequence[str]) -> str:
+    """The keys, but not thousands of them."""
+    more = f" … and {len(keys) - _MANY:,} more" if len(keys) > _MANY else ""
+    return ", ".join(printable(key) for key in keys[:_MANY]) + more
+
+
+def _config(report: Conversion) -> Iterator[RenderableType]:
     """A block per document: field, where its value comes from, the value."""
     for document in dict.fromkeys(value.document for value in report.config):
         yield Text()
         yield Text(document or "in the checkpoint", "bold")
-        table = new_grid("whole", "whole", "left")
-        for value in report.config:
-            if value.document == document:
-                shown = printable(json.dumps(value.value, ensure_ascii=False))
-                table.add_row(printable(value.path), Text(value.origin, "dim"), shown)
-        yield table
+        fields: list[Row] = [
+            (printable(each.path), Text(each.origin, "dim"), printable(json.dumps(each.value, ensure_ascii=False)))
+            for each in report.config
+            if each.document == document
+        ]
+        yield rows(fields, "whole", "whole", "left")

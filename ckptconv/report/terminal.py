@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
 _PIPE_WIDTH = 160
+# Rows that rich may lay out (0.2 ms each); more are printed plainly.
+_LAID_OUT = 2000
+Row = tuple[str | Text, ...]
 
 
 def console(stderr: bool = False) -> Console:
@@ -24,7 +30,7 @@ def show(renderable: RenderableType) -> None:
     """Print to stdout, without the blanks that grids leave at the ends of lines."""
     out = console()
     with out.capture() as capture:
-        out.print(renderable)
+        out.print(renderable, crop=False)
     sys.stdout.write("\n".join(line.rstrip() for line in capture.get().split("\n")))
     sys.stdout.flush()
 
@@ -69,3 +75,50 @@ def grid(*columns: str) -> Grid:
     for kind in columns:
         made.add_column(justify="right" if kind == "right" else "left", overflow="fold", no_wrap=kind != "left")
     return made
+
+
+def rows(found: Sequence[Row], *columns: str) -> RenderableType:
+    """The rows as a grid (see there); as plain lines where they are too many for one."""
+    if len(found) > _LAID_OUT:
+        return _Plain(found, columns)
+    table = grid(*columns)
+    for row in found:
+        table.add_row(*row)
+    return table
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Rows for reading: all of them in a pipe or a file, the first ones on a terminal, which forgets the others."""
+
+    rows: Sequence[Row]
+    columns: tuple[str, ...]
+    advice: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The rows, and how many there are more."""
+        shown = self.rows[:_LAID_OUT] if options.is_terminal else self.rows
+        yield rows(shown, *self.columns)
+        if len(shown) < len(self.rows):
+            yield Text(f"… and {len(self.rows) - len(shown):,} more ({self.advice})", "yellow")
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """Rows as padded lines without style, as wide as they are."""
+
+    rows: Sequence[Row]
+    columns: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A line per row."""
+        table = [[cell.plain if isinstance(cell, Text) else cell for cell in row] for row in self.rows]
+        sizes = [[cell_len(cell) for cell in row] for row in table]
+        widths = [max(column) for column in zip(*sizes, strict=True)]
+        for row, lengths in zip(table, sizes, strict=True):
+            blanks = [" " * (width - length) for width, length in zip(widths, lengths, strict=True)]
+            cells = [
+                blank + cell if kind == "right" else cell + blank
+                for kind, cell, blank in zip(self.columns, row, blanks, strict=True)
+            ]
+            yield Segment("  ".join(cells).rstrip() + "\n")

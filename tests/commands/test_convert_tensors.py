@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.errors import VocabularyMismatch
 from ckptconv.tables.catalog import tables
 from tests.commands.conftest import FINETUNED, GOLDEN, NUMBERS, run
 
@@ -213,3 +214,26 @@ def test_two_dictionaries_of_different_sizes_untie_what_was_one(tmp_path: Path):
     assert (config["share_encoder_decoder_embeddings"], config["tie_word_embeddings"]) == (False, True)
     report = run(tmp_path / "hf", tmp_path / "back", "fairseq", dictionaries=dictionaries)
     assert report.plan.dims["tgt_vocab"] == 44
+
+
+@pytest.mark.parametrize("languages", [("aa", "zz"), ("zz", "aa")])
+def test_the_config_puts_dictionaries_that_lie_beside_in_order(languages: tuple[str, str], tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    checkpoint = torch.load(FINETUNED / "checkpoint_best.pt", weights_only=False)
+    model = checkpoint["model"] = {key: value.clone() for key, value in checkpoint["model"].items()}
+    for key in ("decoder.embed_tokens.weight", "decoder.output_projection.weight"):
+        model[key] = model[key][:44]
+    checkpoint["cfg"] = {"task": {"source_lang": languages[0], "target_lang": languages[1]}}
+    torch.save(checkpoint, tmp_path / "in" / "model.pt")
+    for language, count in zip(languages, (159, 40), strict=True):
+        words = "".join(f"{language}{number} 1\n" for number in range(count))
+        (tmp_path / "in" / f"dict.{language}.txt").write_text(words)
+    report = run(tmp_path / "in", tmp_path / "hf", "hf")
+    assert not any("guessed" in note for note in report.notes)
+    dictionaries = tuple(tmp_path / "in" / f"dict.{language}.txt" for language in languages)
+    run(tmp_path / "hf", tmp_path / "back", "fairseq", dictionaries=dictionaries)
+    for path in dictionaries:
+        assert (tmp_path / "back" / path.name).read_text() == path.read_text()
+    with pytest.raises(VocabularyMismatch, match="both languages are called xx"):
+        run(tmp_path / "hf", tmp_path / "no", "fairseq", dictionaries=dictionaries,
+            set={"source_lang": "xx", "target_lang": "xx"})  # fmt: skip

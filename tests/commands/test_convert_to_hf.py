@@ -132,7 +132,8 @@ def test_from_the_directory_alone_with_trust_remote_code(hf_dir: Path, tmp_path:
 def test_the_tokenizer_needs_no_code_and_asks_nothing_when_told(hf_dir: Path, tmp_path: Path, trust: bool):
     """In a process where ckptconv.hf isn't imported, so that transformers doesn't know the model."""
     program = (
-        f"from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(r'{hf_dir}', trust_remote_code={trust})\n"
+        "from transformers import AutoTokenizer\n"
+        f"t = AutoTokenizer.from_pretrained(r'{hf_dir}', trust_remote_code={trust})\n"
         "print(type(t).__module__.split('.')[0], t('acht')['input_ids'][-1])"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,119 @@
+"""`inspect` as a table for other programs (CSV) and for issues and model cards (Markdown)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ckptconv.report.inspection import counts, misfit, other_row
+from ckptconv.report.terminal import shape_text, size
+from ckptconv.report.tree import Line, module_tree
+from ckptconv.text import printable
+
+if TYPE_CHECKING:
+    from ckptconv.commands.inspect import Inspection, TensorInfo
+
+
+def tensors_csv(report: Inspection) -> str:
+    """A row per tensor: key, shape (`768x768`, "" for a scalar), dtype, bytes, tied_to ("" for none)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", "shape", "dtype", "bytes", "tied_to"])
+    for info in report.tensors:
+        shape = "x".join(str(number) for number in info.shape)
+        writer.writerow([_cell(info.key), shape, info.dtype, info.bytes, _cell(info.tied_to or "")])
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Whole, but a spreadsheet must not take it for a formula (owasp.org: CSV Injection)."""
+    shown = _whole(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
+def _whole(text: str) -> str:
+    return printable(text, len(text))
+
+
+def tree_markdown(report: Inspection, depth: int | None) -> str:
+    """The facts, and a table of the module tree down to `depth`."""
+    mixed = len(report.dtypes) > 1
+    cells = (
+        (_module(line), f"{line.parameters:,}", _leaves(line, mixed)) for line in module_tree(report.tensors, depth)
+    )
+    return _document(report, ("module", "parameters", "tensors"), cells)
+
+
+def tensors_markdown(report: Inspection) -> str:
+    """The facts, and a table of every tensor."""
+    cells = (
+        (_code(info.key), shape_text(info.shape), info.dtype, size(info.bytes), _code(info.tied_to or ""))
+        for info in report.tensors
+    )
+    return _document(report, ("key", "shape", "dtype", "size", "tied to"), cells)
+
+
+def _document(report: Inspection, names: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> str:
+    lines = [f"# {_code(report.path)}", "", *(f"- {fact}" for fact in _facts(report)), "", *_table(names, cells)]
+    if report.other:
+        lines += ["", "Besides the state dict:", ""]
+        others = (other_row(entry) for entry in report.other)
+        lines += _table(("entry", "kind", "tensors"), ((_code(name), _code(kind), what) for name, kind, what in others))
+    return "\n".join(lines) + "\n"
+
+
+def _facts(report: Inspection) -> Iterator[str]:
+    yield f"container: {report.container}"
+    yield f"layout: {report.layout or 'unknown'}" + (f", under {_code(report.entry)}" if report.entry else "")
+    if misfit(report):
+        yield misfit(report)
+    if report.dims:
+        yield "dims: " + ", ".join(f"{_code(name)} {number}" for name, number in report.dims.items())
+    for name, what in counts(report):
+        yield f"{name}: {what}"
+    for name, value in report.metadata.items():
+        yield f"metadata {_code(name)}: {_code(printable(value))}"
+    for note in report.notes:
+        yield f"note: {_code(note)}"
+
+
+def _table(names: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield f"|{' --- |' * len(names)}"
+    for row in cells:
+        yield f"| {' | '.join(map(_piped, row))} |"
+
+
+def _piped(cell: str) -> str:
+    """Where there is a `|` to escape, backslashes are doubled, or one before it would undo that."""
+    return cell.replace("\\", "\\\\").replace("|", "\\|") if "|" in cell else cell
+
+
+def _module(line: Line) -> str:
+    times = f" {line.times:,} ×" if line.times > 1 else ""
+    # Markdown drops leading blanks.
+    return "&emsp;" * line.depth + _code(line.name) + times
+
+
+def _leaves(line: Line, mixed: bool) -> str:
+    return ", ".join(_leaf(part, info, line.times, mixed) for part, info in line.leaves)
+
+
+def _leaf(part: str, info: TensorInfo, times: int, mixed: bool) -> str:
+    words = [_code(part), shape_text(info.shape), info.dtype if mixed else ""]
+    if info.tied_to is not None and times == 1:
+        words.append(f"= {_code(info.tied_to)}")
+    return " ".join(filter(None, words))
+
+
+def _code(text: str) -> str:
+    """A code span, in which Markdown and HTML mean nothing; fenced by more backticks than it holds in a row."""
+    if not text:
+        return ""
+    shown = _whole(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    blank = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{blank}{shown}{blank}{fence}"
