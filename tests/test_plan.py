@@ -18,27 +18,13 @@ from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
 from ckptconv.tables.parse import parse
 from tests.executor import carry_out
+from tests.toy import TABLE
 
 PAIRS = [(table, source.name, target.name) for table in tables() for source, target in permutations(table.layouts, 2)]
 IDS = [f"{table.family}-{source}-{target}" for table, source, target in PAIRS]
 NOTHING = Facts({}, frozenset(), {})
 
-FUSED = parse(
-    """
-layout  split   safetensors  -
-layout  fused   torch  model
-layout  paddle  torch  -
-let     i  0..layers
-let     param  weight|bias
-shape   split          fused                 paddle
-prefix  h.{i}.         h.{i}.                h.{i}.
-d,d     q.{param}      in_{param}[0/3]       q.{param}
-d,d     k.{param}      in_{param}[1/3]       k.{param}
-d,d     v.{param}      in_{param}[2/3]       v.{param}
-f,d     fc.weight      "                     fc.weight^T
-""",
-    Path("mappings/fused.tbl"),
-)
+FUSED = parse(TABLE, Path("mappings/toy.tbl"))
 FUSED_PAIRS = [(FUSED, a.name, b.name) for a, b in permutations(FUSED.layouts, 2)]
 
 
@@ -88,8 +74,9 @@ def test_there_and_back(table: Table, source: str, target: str, data: st.DataObj
 
 
 def test_fused_parts_are_in_order_and_one_copy_stays_one_copy():
-    dims = {"d": 2, "f": 3, "layers": 1}
+    dims = {"v": 5, "d": 2, "f": 3, "layers": 1}
     arrays = {
+        "embed.weight": np.zeros((5, 2), np.float32),
         "h.0.in_weight": np.arange(12, dtype=np.float32).reshape(6, 2),
         "h.0.in_bias": np.arange(6, dtype=np.float32),
         "h.0.fc.weight": np.arange(6, dtype=np.float32).reshape(3, 2),

@@ -242,6 +242,7 @@ def _field(draft: _Draft, words: list[str], line: int) -> None:
 
 def _field_name(prefix: str, name: str) -> FieldName:
     document, colon, prefixes = prefix.rpartition(":")
+    _expect(not set(document) & set("/\\"), f"`{printable(document)}` is no plain file name")
     paths = tuple(each + name.lstrip("!") for each in prefixes.split("|"))
     return FieldName(document if colon else "", paths, name.startswith("!"))
 

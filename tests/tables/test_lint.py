@@ -133,13 +133,16 @@ def test_a_swapped_pair_of_parts_breaks_no_rule_but_a_transpose_within_parts_doe
         ("create a x from y", "expected `create"),
         ("resize vocab", "expected `resize"),
         ("spare a", "expected `spare"),
+        ("prefix value ../config.json: -\nfield const 1 name -", "is no plain file name"),
+        ("require value==1", "expected `require"),
+        ("family", "expected `family"),
     ],
 )
 def test_lines_that_break_the_grammar_are_named(line: str, message: str):
     with pytest.raises(BadTable) as caught:
         _table(SOUND + line + "\n")
     assert message in caught.value.message
-    assert f"mappings/sketch.tbl:{len(SOUND.splitlines()) + 1}:" in caught.value.message
+    assert f"mappings/sketch.tbl:{len((SOUND + line).splitlines())}:" in caught.value.message
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "layout a torch -\n"])
