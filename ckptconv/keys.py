@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def is_index(part: str) -> bool:
+    """Whether a part of a key is a plain decimal index: `0`, `12`; no sign, no leading zero, at most six digits."""
+    return part.isascii() and part.isdigit() and len(part) <= 6 and (part == "0" or part[0] != "0")
+
+
 def collapsed(keys: Iterable[str]) -> list[str]:
     """Keys that differ in their numbers only, as one: `layers.{0..11}.fc1.weight`, in order of first appearance."""
     groups: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     for key in keys:
         parts = key.split(".")
-        pattern = tuple("{}" if part.isdigit() else part for part in parts)
-        groups.setdefault(pattern, []).append(tuple(int(part) for part in parts if part.isdigit()))
+        pattern = tuple("{}" if is_index(part) else part for part in parts)
+        groups.setdefault(pattern, []).append(tuple(int(part) for part in parts if is_index(part)))
     return [_one(pattern, numbers) for pattern, numbers in groups.items()]
 
 

@@ -203,13 +203,8 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     )
     plan = replace(plan, dropped=(*plan.dropped, *other))
     made = extras(fit.table, target, config, beside, plan.dims)
-    lost = [f"{told.key} is lost: {told.reason.removeprefix('LOST: ')}" for told in plan.dropped if _is_lost(told)]
-    notes = (*checkpoint.notes, *lost, *beside.notes, *config.notes, *made.notes)
+    notes = (*checkpoint.notes, *beside.notes, *config.notes, *made.notes)
     return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
-
-
-def _is_lost(told: Told) -> bool:
-    return told.reason.startswith("LOST: ")
 
 
 def _main_dtype(steps: tuple[Step, ...]) -> str:

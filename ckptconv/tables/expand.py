@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Generic, TypeVar
 
+from ckptconv.keys import is_index
 from ckptconv.tables.model import Cell, Choice, Index, Let, Row, Table
 
 Dims = Mapping[str, int | bool]
@@ -164,7 +165,7 @@ class KeyIndex(Generic[T]):
             return node.payloads, numbers
         part = parts[at]
         nexts = [(node.children[part], numbers)] if part in node.children else []
-        if _is_number(part):
+        if is_index(part):
             indexes = [(name, child) for name, child in node.children.items() if name.startswith("{")]
             nexts += [(child, (*numbers, (name[1:-1], int(part)))) for name, child in indexes]
         for child, counted_so_far in nexts:
@@ -172,8 +173,3 @@ class KeyIndex(Generic[T]):
             if found[0]:
                 return found
         return (), ()
-
-
-def _is_number(part: str) -> bool:
-    """A plain decimal index: `0`, `12`; no sign, no leading zero, at most six digits."""
-    return part.isascii() and part.isdigit() and len(part) <= 6 and (part == "0" or part[0] != "0")
