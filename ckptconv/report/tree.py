@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.keys import is_index
+
 if TYPE_CHECKING:
     from ckptconv.commands.inspect import TensorInfo
 
@@ -92,16 +94,11 @@ def _own(tensors: Sequence[TensorInfo], start: int) -> tuple[TensorInfo | None, 
 
 def _numbers_in_order(names: list[str]) -> list[str]:
     """The names as they are, but the numbers among them together, in order, where the first of them is."""
-    numbers = sorted(filter(_is_number, names), key=int)
+    numbers = sorted(filter(is_index, names), key=int)
     if not numbers:
         return names
-    first = next(at for at, name in enumerate(names) if _is_number(name))
-    return names[:first] + numbers + [name for name in names[first:] if not _is_number(name)]
-
-
-def _is_number(name: str) -> bool:
-    """An index as models write it: `0`, `12`, not `01`, `²` or a number of many digits."""
-    return name.isascii() and name.isdigit() and len(name) < 10 and (name == "0" or name[0] != "0")
+    first = next(at for at, name in enumerate(names) if is_index(name))
+    return names[:first] + numbers + [name for name in names[first:] if not is_index(name)]
 
 
 def _lines(children: dict[str, _Node], level: int, depth: int | None) -> Iterator[Line]:
@@ -149,7 +146,7 @@ def _runs(children: dict[str, _Node]) -> Iterator[_Run]:
 
 
 def _continues(before: str, last: _Node, name: str, child: _Node) -> bool:
-    return _is_number(name) and _is_number(before) and int(name) == int(before) + 1 and child.form == last.form
+    return is_index(name) and is_index(before) and int(name) == int(before) + 1 and child.form == last.form
 
 
 def _range(run: _Run) -> str:
