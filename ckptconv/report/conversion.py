@@ -42,6 +42,8 @@ def _changes(report: Conversion) -> RenderableType:
     found = [(Text(label, "green"), f"{count:,}", detail) for label, count, detail in _mapped(report.plan)]
     for label, style, told in (("dropped", "yellow", report.plan.dropped), ("created", "cyan", report.plan.created)):
         found += [_told_row(label, style, keys, reason) for reason, keys in _by_reason(told)]
+        if not told:
+            found.append((Text(label, style), "0", Text("nothing", "dim")))
     for key in report.plan.resized:
         what = f"{printable(key.key)}: {key.before:,} → {key.after:,} rows, {key.rows}"
         found.append((Text("resized", "yellow"), "1", Text(what)))

@@ -337,3 +337,10 @@ def test_names_from_a_file_never_reach_the_terminal_raw(tmp_path: Path):
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
         assert not set(result.output) & set("\x1b\x07\u202e\r")
         assert "\\x1b[31m" in result.output
+
+
+def test_what_did_not_happen_is_said_too(tmp_path: Path):
+    result = CliRunner().invoke(main, ["convert", str(FINETUNED), str(tmp_path / "out"), "--to", "hf"])
+    words = [line.split()[:3] for line in result.output.splitlines()]
+    assert ["created", "0", "nothing"] in words
+    assert ["dropped", "0", "nothing"] not in words
