@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,8 +181,10 @@ def _move_into(temporary: Path, target: Path, dst: Path, overwrite: bool) -> lis
             raise _exists(dst)
     for folder in _folders_in(temporary):
         (target / folder.relative_to(temporary)).mkdir(exist_ok=True)
-    for name in names:
-        (temporary / name).replace(target / name)
+    with ExitStack() as undo:
+        for name in names:
+            _put(temporary / name, target / name, undo)
+        undo.pop_all()
     for folder in {(target / name).parent for name in names}:
         _sync(folder)
     removed = _stale(target, {str(name) for name in names})
@@ -190,6 +192,20 @@ def _move_into(temporary: Path, target: Path, dst: Path, overwrite: bool) -> lis
         (target / stale).unlink()
     _remove(temporary)
     return removed
+
+
+def _put(new: Path, place: Path, undo: ExitStack) -> None:
+    """Moves a file to its place; what was there comes back if a later file can't be moved to its own."""
+    old = new.with_name(f"{new.name}.old")
+    was_there = os.path.lexists(place)
+    if was_there:
+        with suppress(OSError):  # a file system without links: then there is no way back
+            os.link(place, old, follow_symlinks=False)  # a second name, so that the place is never empty
+    new.replace(place)
+    if os.path.lexists(old):
+        undo.callback(old.replace, place)
+    elif not was_there:
+        undo.callback(place.unlink)
 
 
 def _order(name: Path) -> tuple[bool, str]:

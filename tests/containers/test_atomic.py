@@ -241,3 +241,30 @@ def test_every_system_call_may_fail(name: str, call: str, code: int, tmp_path: P
         assert name != "there" or (folder / name / "model.safetensors").is_file()
         if call != "unlink":
             assert not list(folder.rglob(".ckptconv-*"))
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_file_that_can_not_be_moved_brings_the_others_back(nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "there"
+    target.mkdir()
+    old = {"config.json": "old", "model.safetensors": "old", "mine.txt": "old"}
+    for name, text in old.items():
+        (target / name).write_text(text)
+    real, moved = os.replace, []
+
+    def failing(source: str, place: str) -> None:
+        if os.path.dirname(place) == str(target) and not str(source).endswith(".old"):
+            moved.append(place)
+            if len(moved) == nth + 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, place)
+
+    def write() -> None:
+        with staged(target, True) as stage:
+            for name in ("config.json", "model.safetensors", "new.json", "tokenizer.json"):
+                (stage.path / name).write_text("new")
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(CannotWrite):
+        write()
+    assert {path.name: path.read_text() for path in target.iterdir()} == old
