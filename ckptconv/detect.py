@@ -43,13 +43,13 @@ def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Detected:
 def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | None) -> Fit:
     """The layout of a checkpoint that is about to be converted: `layout` if given, else the detected one.
 
-    Raises NotACheckpoint (no state dict), UnknownLayout (nothing fits) or DoesNotFit (something is missing, left
-    over or of the wrong shape; all of it is told at once).
+    Raises UnknownLayout (nothing fits) or DoesNotFit (something is missing, left over or of the wrong shape; all of it
+    is told at once).
     """
-    require_state_dict(checkpoint)
-    found = named(checkpoint, tables, layout) if layout else detect(checkpoint, tables).fit
+    detected = Detected(named(checkpoint, tables, layout), ()) if layout else detect(checkpoint, tables)
+    found = detected.fit
     if found is None:
-        raise unknown(checkpoint, detect(checkpoint, tables).tried)
+        raise unknown(checkpoint, detected.tried)
     if not found.exact:
         raise DoesNotFit(_misfit(checkpoint, found), checkpoint.path)
     _require_floats(checkpoint, found)

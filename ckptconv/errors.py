@@ -85,9 +85,3 @@ class CannotWrite(CkptconvError):
     """The output can't be written: no space, no permission, no such folder, a device."""
 
     kind = "cannot_write"
-
-
-class MissingExtra(CkptconvError):
-    """The command needs an optional package that isn't installed."""
-
-    kind = "missing_extra"

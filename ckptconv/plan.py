@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 from ckptconv.dtypes import BY_NAME, FLOATS, DType
 from ckptconv.tables.expand import Dims, Param, Slot, counted, expand, written_out
@@ -52,6 +53,11 @@ class Step:
     parts: tuple[Rows | Fill, ...]
     casts: bool = False
     tied_to: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the target tensor."""
+        return prod(self.shape) * self.dtype.itemsize
 
     @property
     def sources(self) -> tuple[str, ...]:

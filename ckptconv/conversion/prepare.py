@@ -211,10 +211,7 @@ def _main_dtype(steps: tuple[Step, ...]) -> str:
     """torch's name of the dtype that most of the bytes have."""
     sizes: dict[DType, int] = {}
     for step in steps:
-        count = step.dtype.itemsize
-        for axis in step.shape:
-            count *= axis
-        sizes[step.dtype] = sizes.get(step.dtype, 0) + count
+        sizes[step.dtype] = sizes.get(step.dtype, 0) + step.nbytes
     return max(sizes, key=lambda dtype: sizes[dtype]).torch
 
 

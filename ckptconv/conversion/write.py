@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def write(prepared: Prepared, output: Path, progress: Progress) -> Written:
 
 
 def _items(prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], progress: Progress) -> list[Item]:
-    meter = _Meter(progress, sum(_nbytes(step) for step in prepared.plan.steps if step.tied_to is None))
+    meter = _Meter(progress, sum(step.nbytes for step in prepared.plan.steps if step.tied_to is None))
     return [
         Item(step.key, step.dtype, step.shape, _stream(step, prepared, reader, overflows, meter), step.tied_to)
         for step in prepared.plan.steps
@@ -72,7 +73,7 @@ def _stream(
         overflow = overflows.setdefault(step.key, Overflow())
         for part in step.parts:
             if isinstance(part, Fill):
-                yield from filled(part.value, part.rows * _row_numel(step), step.dtype)
+                yield from filled(part.value, part.rows * prod(step.shape[1:]), step.dtype)
                 continue
             view = rows_of(prepared.state_dict[part.key], part)
             raw = reader.chunks(view)
@@ -92,17 +93,6 @@ def rows_of(tensor: Tensor, part: Rows) -> Tensor:
         shape=(part.stop - part.start, *tensor.shape[1:]),
         offset=tensor.offset + part.start * tensor.strides[0],
     )
-
-
-def _row_numel(step: Step) -> int:
-    count = 1
-    for size in step.shape[1:]:
-        count *= size
-    return count
-
-
-def _nbytes(step: Step) -> int:
-    return step.dtype.itemsize * _row_numel(step) * (step.shape[0] if step.shape else 1)
 
 
 def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[list[str], list[str]]:

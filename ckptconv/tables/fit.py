@@ -77,11 +77,6 @@ class Fit:
         """The dims that are numbers."""
         return {name: size for name, size in self.dims.items() if not isinstance(size, bool)}
 
-    @property
-    def options(self) -> dict[str, bool]:
-        """The dims that say whether optional rows are there."""
-        return {name: there for name, there in self.dims.items() if isinstance(there, bool)}
-
 
 # A state dict with fewer than one in so many of a layout's parameters isn't in that layout, whatever its keys say.
 _SPARSE = 10

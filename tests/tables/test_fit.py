@@ -52,7 +52,7 @@ def test_real_key_lists_fit_their_layout_exactly(name: str):
     assert best.exact, (best.missing, best.unexpected, best.mismatched)
     assert dims.items() <= best.sizes.items()
     assert all(other.coverage < 1 for other in others)
-    assert best.options["layernorm_embedding"] == ("large" not in name)
+    assert best.dims["layernorm_embedding"] == ("large" not in name)
 
 
 @pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
