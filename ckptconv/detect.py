@@ -10,21 +10,24 @@ from ckptconv.dtypes import FLOATS
 from ckptconv.errors import DoesNotFit, NotACheckpoint, UnknownLayout
 from ckptconv.keys import collapsed
 from ckptconv.tables.catalog import layout_named
-from ckptconv.tables.fit import Fit, Shapes, candidates, fit
-from ckptconv.tables.model import Table
+from ckptconv.tables.expressions import evaluate
+from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, candidates, fit
+from ckptconv.tables.model import Stranger, Table
 from ckptconv.text import printable
 
-# Below this share of known keys a state dict is another model, not a damaged one.
-_RECOGNISED = 0.5
 _SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Detected:
-    """The layout that a state dict is in, if any, and everything that was tried, the best first."""
+    """The layout that a state dict is in, if any, and everything that was tried, the best first.
+
+    stranger: the line of a table that knows it as another model.
+    """
 
     fit: Fit | None
     tried: tuple[Fit, ...]
+    stranger: Stranger | None = None
 
 
 def shapes(state_dict: StateDict) -> Shapes:
@@ -33,31 +36,60 @@ def shapes(state_dict: StateDict) -> Shapes:
 
 
 def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Detected:
-    """The layout that knows most of the keys, provided that it knows more than half of them."""
+    """The layout that knows most of the keys, provided that it knows more than half of them, and that its table
+    doesn't take the model for a stranger."""
     entries = {name: shapes(state_dict) for name, state_dict in checkpoint.entries.items()}
     tried = tuple(candidates(tables, entries))
-    best = tried[0] if tried and tried[0].coverage > _RECOGNISED else None
-    return Detected(best, tried)
+    best = tried[0] if tried and tried[0].coverage > RECOGNISED else None
+    stranger = _by_dims(best) if best else _by_key(checkpoint, tables)
+    return Detected(None if stranger else best, tried, stranger)
 
 
-def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | None) -> Fit:
+def _by_dims(found: Fit) -> Stranger | None:
+    """The `stranger if` line that holds for these dims. A line about a dim that the checkpoint lacks doesn't hold."""
+    for line in found.table.strangers:
+        try:
+            if line.condition is not None and evaluate(line.condition, found.dims):
+                return line
+        except KeyError:
+            continue
+    return None
+
+
+def _by_key(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Stranger | None:
+    """The `stranger key` line whose key is there, whatever comes before it."""
+    keys = [key for state_dict in checkpoint.entries.values() for key in state_dict]
+    lines = [line for table in tables for line in table.strangers if line.key is not None]
+    return next((line for line in lines if any(f".{key}".endswith(f".{line.key}") for key in keys)), None)
+
+
+def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | None, head: str = "") -> Fit:
     """The layout of a checkpoint that is about to be converted: `layout` if given, else the detected one.
 
-    Raises UnknownLayout (nothing fits) or DoesNotFit (something is missing, left over or of the wrong shape; all of it
-    is told at once).
+    head: the name of the head, for layouts whose keys don't say it. Raises UnknownLayout (nothing fits, or it is
+    another model) or DoesNotFit (something is missing, left over or of the wrong shape; all of it is told at once).
     """
     detected = Detected(named(checkpoint, tables, layout), ()) if layout else detect(checkpoint, tables)
     found = detected.fit
     if found is None:
-        raise unknown(checkpoint, detected.tried)
+        raise unknown(checkpoint, detected)
+    if head:
+        state_dict = checkpoint.entries[found.entry]
+        found = fit(found.table, found.layout.name, shapes(state_dict), found.entry, head=head)
     if not found.exact:
         raise DoesNotFit(_misfit(checkpoint, found), checkpoint.path)
     _require_floats(checkpoint, found)
     return found
 
 
-def _require_floats(checkpoint: Checkpoint, found: Fit) -> None:
+def state_dict_of(checkpoint: Checkpoint, found: Fit) -> StateDict:
+    """The fitting state dict, under the keys that the table calls its tensors."""
     tensors = checkpoint.entries[found.entry]
+    return {key: tensors[original] for key, original in found.spelled.original.items()}
+
+
+def _require_floats(checkpoint: Checkpoint, found: Fit) -> None:
+    tensors = state_dict_of(checkpoint, found)
     odd = [key for key in dict.fromkeys(slot.key for slot in found.slots.values()) if tensors[key].dtype not in FLOATS]
     if odd:
         shown = _some(f"{key} ({tensors[key].dtype})" for key in odd)
@@ -91,36 +123,30 @@ def require_state_dict(checkpoint: Checkpoint) -> None:
         )
 
 
-def unknown(checkpoint: Checkpoint, tried: Iterable[Fit]) -> UnknownLayout:
-    """The error for a state dict of another model: the layouts that were tried, and the keys that fit best."""
-    tried = list(tried)
+def unknown(checkpoint: Checkpoint, detected: Detected) -> UnknownLayout:
+    """The error for a state dict of another model: what it is if that is known, else the layouts that were tried, and
+    the keys that fit best."""
+    tried = detected.tried
+    name, best = printable(checkpoint.path.name), tried[0] if tried else None
+    if detected.stranger:
+        reason = detected.stranger.condition or f"the key {detected.stranger.key}"
+        fits = f"{_percent(best.coverage)} of its keys fit {best.name}" if best and best.coverage else ""
+        anyway = f"; to convert it all the same, say --from {best.name}" if best and best.exact else ""
+        return UnknownLayout(
+            f"{name} is {detected.stranger.name} by {reason}, for which ckptconv has no table. "
+            f"{fits}{anyway}{'. ' if fits else ''}To change only its container or dtype, use --to same.",
+            checkpoint.path,
+        )
     lines = [f"  {each.name}: {_percent(each.coverage)} of the keys" for each in tried[:_SHOWN]]
     entry = max(checkpoint.entries.values(), key=len)
-    fits = [key for key in entry if tried and key in tried[0].present][:3]
-    hint = _prefix_hint(tried, entry)
-    closest = f"Keys that fit {tried[0].name}: {_some(fits)}. " if fits else ""
+    fitting_keys = [key for key in entry if best and key in best.present][:3]
+    closest = f"Keys that fit {best.name}: {_some(fitting_keys)}. " if best and fitting_keys else ""
     return UnknownLayout(
-        f"{printable(checkpoint.path.name)} is in no layout that ckptconv knows; {len(entry)} keys such as "
-        f"{_some(list(entry)[:3])}. Tried:\n"
-        + "\n".join(lines)
-        + f"\n{hint}{closest}Name the layout with --from, bring a "
+        f"{name} is in no layout that ckptconv knows; {len(entry)} keys such as "
+        f"{_some(list(entry)[:3])}. Tried:\n" + "\n".join(lines) + f"\n{closest}Name the layout with --from, bring a "
         "table of your own with --table, or keep the keys as they are with --to same.",
         checkpoint.path,
     )
-
-
-def _prefix_hint(tried: Iterable[Fit], state_dict: StateDict) -> str:
-    """What the keys would be without the parts that all of them begin with: `module.`, `model.` …"""
-    known = tuple({each.table.family: each.table for each in tried}.values())
-    stripped, prefix = shapes(state_dict), ""
-    while len(firsts := {key.partition(".")[0] for key in stripped}) == 1 and all("." in key for key in stripped):
-        prefix += f"{firsts.pop()}."
-        stripped = {key.partition(".")[2]: shape for key, shape in stripped.items()}
-        best = candidates(known, {"": stripped})[0]
-        if best.coverage > _RECOGNISED:
-            share = _percent(best.coverage)
-            return f"All keys begin with `{printable(prefix)}`; without it, {share} of them fit {best.name}. "
-    return ""
 
 
 def _percent(share: float) -> str:

@@ -20,6 +20,16 @@ def collapsed(keys: Iterable[str]) -> list[str]:
     return [_one(pattern, numbers) for pattern, numbers in groups.items()]
 
 
+def common_prefix(keys: Iterable[str]) -> str:
+    """The dotted parts that all keys begin with, none of them whole: `model_slow.decoder.`; "" for none."""
+    shared = []
+    for column in zip(*(key.split(".")[:-1] for key in keys), strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return ".".join(shared) + "." if shared else ""
+
+
 def _one(pattern: tuple[str, ...], numbers: list[tuple[int, ...]]) -> str:
     columns = iter([sorted(set(column)) for column in zip(*numbers, strict=True)])
     return ".".join(_ranges(next(columns)) if part == "{}" else part for part in pattern)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import sentencepiece
 
 from ckptconv.vocabulary import SPECIAL, UNK, Dictionary
+from ckptconv.vocabulary.tokenizer import TokenizerReport, export_tokenizer
+from ckptconv.words import Words
 
+XLMR = Words(
+    single=("<s>", "$A", "</s>"),
+    pair=("<s>", "$A", "</s>", "</s>", "$B", "</s>"),
+    appended=("<mask>",),
+    spm="sentencepiece.bpe.model",
+)
 SCRIPTS = (Path(__file__).parent / "data" / "scripts.txt").read_text(encoding="utf-8").splitlines()
 ODD = [
     *("", " ", "   ", "▁", "▁▁ a▁", " a ▁b  c ", "\ta\n b\r\nc", "a\x85b \x1c c", "\x01abc", "a\x01\x02b", "\x00nul"),
@@ -65,7 +75,21 @@ class Pipeline:
 
     def ids(self, text: str) -> list[int]:
         """Their ids, and `</s>`."""
-        return [self.dictionary.ids.get(piece, UNK) for piece in self.pieces(text)] + [SPECIAL.index("</s>")]
+        return [*self.pieces_ids(text), SPECIAL.index("</s>")]
+
+    def pieces_ids(self, text: str) -> list[int]:
+        """The ids alone."""
+        return [self.dictionary.ids.get(piece, UNK) for piece in self.pieces(text)]
+
+    def encode(self, *texts: str) -> list[int]:
+        """What fairseq's RobertaHubInterface.encode makes of one text, or of several."""
+        return [0, *(index for i, text in enumerate(texts) for index in [2] * bool(i) + self.ids(text))]
+
+    def encode_with(self, text: str, tokens: Sequence[str]) -> list[int]:
+        """What its fill_mask makes of a text with `<mask>`, and of one with any other token typed in it."""
+        parts = re.split(f"({'|'.join(map(re.escape, tokens))})", text)
+        ids = ([self.dictionary.ids[part]] if part in tokens else self.pieces_ids(part.rstrip()) for part in parts)
+        return [0, *(index for each in ids for index in each), 2]
 
 
 def texts(seed: int = 0) -> list[str]:
@@ -86,3 +110,26 @@ def _forms(line: str) -> Iterator[str]:
     yield from (unicodedata.normalize(form, line) for form in ("NFC", "NFD", "NFKC", "NFKD"))
     yield from (line.upper(), line[::-1], line.replace(" ", "  ") + " ", line.replace(" ", "\u3000"))
     yield "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else char for char in line)  # full width
+
+
+def marked(tokens: Sequence[str], seed: int = 0) -> list[str]:
+    """A line of each script with each of `tokens` in front, in the middle of a word, between words, and at the end."""
+    rng = random.Random(seed)
+    made = []
+    for line, token in ((line, token) for line in SCRIPTS for token in tokens):
+        at = rng.randrange(len(line))
+        made += [line[:at] + token + line[at:], f"{line[:at]} {token} {line[at:]}", token + line, f"{token} {line}"]
+        made += [line + token, f"{line} {token}", f"{token}{token} {rng.choice(tokens)}"]
+    return made
+
+
+def export_xlmr(folder: Path, model: bytes, dictionary: Dictionary) -> TokenizerReport:
+    """A directory as `convert` makes it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+    (folder / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
+    return export_tokenizer(folder / "sentencepiece.bpe.model", dictionary, len(dictionary) + 1, folder, 512, XLMR)
+
+
+def xlmr(model: bytes, *added: str) -> Dictionary:
+    return Dictionary((*SPECIAL, *symbols(model), *XLMR.appended, *added))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -11,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptconv.dtypes import BF16, BY_NAME, F16, F32
-from ckptconv.plan import Facts, Rows, make_plan, refused_drops, resized_dims, same_plan, ties
+from ckptconv.errors import DoesNotFit
+from ckptconv.plan import Facts, choose, make_plan, refused_drops, resized_dims, same_plan, ties
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.fit import Fit, expected_keys, fit
 from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
 from ckptconv.tables.parse import parse
 from tests.executor import carry_out
-from tests.toy import TABLE
+from tests.toy import TABLE, held
 
 PAIRS = [(table, source.name, target.name) for table in tables() for source, target in permutations(table.layouts, 2)]
 IDS = [f"{table.family}-{source}-{target}" for table, source, target in PAIRS]
@@ -39,9 +42,30 @@ def seen_as(table: Table, layout: str, arrays: dict[str, np.ndarray]) -> Fit:
     return fit(table, layout, {key: array.shape for key, array in arrays.items()})
 
 
-def convert(found: Fit, target: str, arrays: dict, facts: Facts = NOTHING, after: dict | None = None):
-    plan = make_plan(found, target, facts, after or found.dims, dict.fromkeys(arrays, F32), None)
+def convert(found: Fit, target: str, arrays: dict, facts: Facts = NOTHING, wanted: dict | None = None, head=None):
+    chosen = choose(found, target, head)
+    chosen = replace(chosen, dims=resized_dims(chosen.dims, wanted or {}))
+    plan = make_plan(found, target, facts, chosen, dict.fromkeys(arrays, F32), None)
     return plan, carry_out(plan, arrays)
+
+
+def drawn_dims(table: Table, source: str, data: st.DataObject) -> dict[str, int | bool]:
+    """Any sizes, and any options that a file of the layout can have."""
+    lacked = {line.option for line in table.lacks if line.layout == source}
+    always = {line.option for line in table.has if line.layout == source}
+    one = [option for line in table.heads if line.layout == source for option in line.options]
+    head = data.draw(st.sampled_from([*one, ""]), label="head") if one else ""
+    dims: dict[str, int | bool] = {}
+    for name, size in sample_dims(table).items():
+        if not isinstance(size, bool):
+            dims[name] = data.draw(st.integers(1, 4), label=name)
+        elif name in one:
+            dims[name] = name == head
+        elif "=" in name:
+            dims[name] = True
+        else:
+            dims[name] = name not in lacked and (name in always or data.draw(st.booleans(), label=name))
+    return dims
 
 
 @pytest.mark.parametrize(
@@ -50,26 +74,38 @@ def convert(found: Fit, target: str, arrays: dict, facts: Facts = NOTHING, after
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_there_and_back(table: Table, source: str, target: str, data: st.DataObject):
-    options = data.draw(st.booleans(), label="options")
-    dims = {
-        name: size if isinstance(size, bool) else data.draw(st.integers(1, 4), label=name)
-        for name, size in sample_dims(table, options).items()
-    }
+    dims = held(table, source, drawn_dims(table, source, data))
     arrays = arrays_for(table, source, dims, data.draw(st.integers(0, 99)))
     found = seen_as(table, source, arrays)
     assert found.exact
-    there, moved = convert(found, target, arrays)
-    assert {key for key, _ in expected_keys(table, target, found.dims)} <= set(moved)
+    # A file with its lm_head and a trained head gives the trained one; what the target has no place for is refused.
+    head = data.draw(st.sampled_from([None, "none"]))
+    kept = {} if head else {option: there for option, there in found.dims.items() if there}
+    refused = [line for line in table.lacks if line.layout == target and kept.get(line.option, False)]
+    refused += [
+        line for line in table.lacks if line.layout == target and line.option == "prenorm" and dims.get("prenorm")
+    ]
+    if not any(line.layout for line in table.heads):
+        head = None
+    if refused:
+        with pytest.raises(DoesNotFit, match=re.escape(refused[0].reason)):
+            convert(found, target, arrays, head=head)
+        return
+    there, moved = convert(found, target, arrays, head=head)
+    assert {key for key, _ in expected_keys(table, target, choose(found, target, head).dims)} <= set(moved)
     again = seen_as(table, target, moved)
     assert again.exact
     _, back = convert(again, source, moved)
     lost = {told.key for told in there.dropped}
     consts = {const.template for const in table.consts}
+    folded = {line.into: line.key for line in table.folds if line.layout == source and line.key in lost}
     for key, array in arrays.items():
-        if key not in lost and not any(key.endswith(text.rpartition(".")[2]) for text in consts):
+        if key in folded:
+            np.testing.assert_array_equal(back[key], array + arrays[folded[key]][:1])
+        elif key not in lost and not any(key.endswith(text.rpartition(".")[2]) for text in consts):
             assert back[key].tobytes() == array.tobytes(), key
     # Nothing is lost that is not told.
-    used = {part.key for step in there.steps for part in step.parts if isinstance(part, Rows)}
+    used = {key for step in there.steps for key in step.sources}
     assert set(arrays) == used | lost
 
 
@@ -153,9 +189,9 @@ def test_cut_and_made_up_rows_are_told_by_number():
         {**sample_dims(deltalm()), "vocab": 10, "tgt_vocab": 10, "positions": 6, "tgt_positions": 6},
     )
     found = seen_as(deltalm(), "pretrained", arrays)
-    after = resized_dims(found.dims, {"vocab": 7, "tgt_vocab": 7, "positions": 9, "tgt_positions": 9, "absent": 1})
-    assert "absent" not in after
-    plan, moved = convert(found, "fairseq", arrays, NOTHING, after)
+    wanted = {"vocab": 7, "tgt_vocab": 7, "positions": 9, "tgt_positions": 9, "absent": 1}
+    plan, moved = convert(found, "fairseq", arrays, NOTHING, wanted)
+    assert "absent" not in plan.dims
     told = {each.key: (each.before, each.after, each.rows) for each in plan.resized}
     assert told["encoder.embed_tokens.weight"] == (10, 7, "7..9 cut")
     assert told["decoder.embed_positions.weight"] == (6, 9, "6..8 made up, zeros")

@@ -1,5 +1,10 @@
 """A made-up family with what deltalm.tbl lacks: fused projections and a transposed matrix."""
 
+from __future__ import annotations
+
+from ckptconv.tables.expand import Dims, active, row_names, templates
+from ckptconv.tables.model import Index, Table
+
 TABLE = """
 family  toy
 layout  split   safetensors  -
@@ -16,3 +21,15 @@ d,d     v.{param}      in_{param}[2/3]       v.{param}
 f,d     fc.weight      "                     fc.weight^T
 resize  vocab  v
 """
+
+
+def held(table: Table, layout: str, dims: Dims) -> dict[str, int | bool]:
+    """The dims that a file of the layout can have: no option, name or size that none of its rows has."""
+    options = {row.option.removeprefix("!") for row in table.rows if row.option}
+    own = {t.row.option for t in templates(table, layout)}
+    kept = {name: size and (name in own or name not in options) for name, size in dims.items()}
+    there = {template for template in templates(table, layout) if active(template.row.option, kept)}
+    named = {name for template in there for name in row_names(template.row, table.lets)}
+    used = {symbol for template in there for symbol in template.symbols} | options
+    used |= {let.dim for let in table.lets.values() if isinstance(let, Index)}
+    return {name: size for name, size in kept.items() if name in used or name.partition("=")[0] in named}

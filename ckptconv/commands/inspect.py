@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from ckptconv.containers.checkpoint import Checkpoint, StateDict, Tensor, shared
 from ckptconv.containers.inert import Call, Node, pairs_of, stored_bytes, tensors_in
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.safetensors import TIED
-from ckptconv.detect import detect
+from ckptconv.detect import Detected, detect, state_dict_of
 from ckptconv.tables.catalog import tables
+from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import Fit
 from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
@@ -43,7 +44,8 @@ class OtherEntry:
 class Inspection:
     """What `inspect` says. entry: where the state dict lies ("" is the top level).
 
-    layout: `family/layout`, or None. coverage: the share of keys that the layout knows. misfits: how many keys are
+    layout: `family/layout`, or None. about: what writes such files; size: what a model of these dims is called; each ""
+    where the table doesn't say. coverage: the share of keys that the layout knows. misfits: how many keys are
     missing, left over and of another shape. parameters: elements, tied ones counted once (unique) and not (stored).
     bytes: of the tensors, tied ones once. dtypes: bytes by dtype. metadata: safetensors', but for the writer's own note
     on ties, which `tensors` show.
@@ -54,6 +56,8 @@ class Inspection:
     files: tuple[str, ...]
     family: str | None
     layout: str | None
+    about: str
+    size: str
     entry: str
     coverage: float
     misfits: tuple[int, int, int]
@@ -71,7 +75,8 @@ class Inspection:
 def inspect(source: Path, table: Path | None = None) -> Inspection:
     """Look at a checkpoint; no tensor is read. Raises a CkptconvError when it can't be opened."""
     checkpoint = open_checkpoint(source)
-    found = detect(checkpoint, (read_table(table),) if table else tables()).fit
+    detected = detect(checkpoint, (read_table(table),) if table else tables())
+    found = detected.fit
     entry = (
         found.entry if found else max(checkpoint.entries, key=lambda name: len(checkpoint.entries[name]), default="")
     )
@@ -89,6 +94,8 @@ def inspect(source: Path, table: Path | None = None) -> Inspection:
         files=tuple(path.name for path in checkpoint.files),
         family=found.table.family if found else None,
         layout=found.name if found else None,
+        about=found.table.about.get(found.layout.name, "") if found else "",
+        size=_size(found) if found else "",
         entry=entry,
         coverage=found.coverage if found else 0.0,
         misfits=_misfits(found),
@@ -100,7 +107,7 @@ def inspect(source: Path, table: Path | None = None) -> Inspection:
         tensors=infos,
         other=_others(checkpoint, entry),
         metadata={name: value for name, value in checkpoint.metadata.items() if name != TIED},
-        notes=(*checkpoint.notes, *(possible_ties(found, checkpoint.entries[entry]) if found else ())),
+        notes=(*checkpoint.notes, *(_notes(checkpoint, found) if found else _stranger(detected))),
     )
 
 
@@ -111,6 +118,31 @@ def tensor_infos(state_dict: StateDict) -> tuple[TensorInfo, ...]:
         TensorInfo(key, tensor.shape, tensor.dtype.name, tensor.nbytes, tied.get(key))
         for key, tensor in state_dict.items()
     )
+
+
+def _size(found: Fit) -> str:
+    """What the table calls a model of these dims."""
+    return next((line.name for line in found.table.known if evaluate(line.condition, found.dims)), "")
+
+
+def _notes(checkpoint: Checkpoint, found: Fit) -> Iterator[str]:
+    """How the keys were read, what is there besides parameters, and which could be tied."""
+    yield from found.spelled.notes
+    reasons: dict[str, list[str]] = {}
+    for key, drop in found.drops.items():
+        reasons.setdefault(drop.reason, []).append(key)
+    for reason, keys in reasons.items():
+        shown = printable(keys[0]) + (f" and {len(keys) - 1:,} more" if len(keys) > 1 else "")
+        yield f"no parameters of the model: {shown}: {reason}"
+    yield from possible_ties(found, state_dict_of(checkpoint, found))
+
+
+def _stranger(detected: Detected) -> tuple[str, ...]:
+    best = detected.tried[0] if detected.tried else None
+    if detected.stranger is None:
+        return ()
+    fits = f"; {best.coverage:.0%} of its keys fit {best.name}" if best and best.coverage else ""
+    return (f"this is {detected.stranger.name}, for which ckptconv has no table{fits}",)
 
 
 def possible_ties(found: Fit, state_dict: StateDict) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ loads with torch.load(weights_only=True).
 from __future__ import annotations
 
 import struct
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,9 +38,14 @@ class Emitter:
         return bytes(self._out) + b"."
 
     def value(self, value: Any) -> None:
-        """None, bool, int, float, str, list, tuple, dict (of such values) or TensorRef. Raises TypeError."""
+        """None, bool, int, float, str, a list, tuple, dict or Namespace of them, or TensorRef. Raises TypeError."""
         if isinstance(value, TensorRef):
             self._tensor(value)
+        elif isinstance(value, Namespace):
+            self._global("argparse", "Namespace")
+            self._out += b")\x81"
+            self.value(vars(value))
+            self._out += b"b"
         elif isinstance(value, Mapping):
             self._many(b"}", (part for pair in value.items() for part in pair), b"u")
         elif isinstance(value, list):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ckptconv.dtypes import FLOATS, DType
+from ckptconv.dtypes import BY_NAME, FLOATS, DType
 from ckptconv.errors import Unsupported
 
 
@@ -33,6 +33,28 @@ def cast(chunks: Iterable[Any], source: DType, target: DType, overflow: Overflow
         if infinite.any():
             overflow.count += int((infinite & np.isfinite(values)).sum())
         yield result.view(np.uint8).data
+
+
+def add(chunks: Iterable[Any], dtype: DType, row: bytes, row_dtype: DType) -> tuple[Iterator[Any], DType]:
+    """(the chunks' numbers with `row` added to each of their rows, the dtype that they have now).
+
+    Chunks hold whole little-endian elements, but needn't end where a row does. The sums are float32 (float64 where
+    either side is): rounded once more only if the caller casts them back.
+    """
+    import numpy as np
+
+    wide = BY_NAME["F64" if "F64" in (dtype.name, row_dtype.name) else "F32"]
+    added = np.frombuffer(row, dtype=_numpy(row_dtype)).astype(_numpy(wide))
+
+    def sums() -> Iterator[memoryview]:
+        at = 0
+        for chunk in chunks:
+            values = np.frombuffer(chunk, dtype=_numpy(dtype)).astype(_numpy(wide))
+            values += np.resize(np.roll(added, -at), values.size)
+            at = (at + values.size) % added.size
+            yield values.view(np.uint8).data
+
+    return sums(), wide
 
 
 def _numpy(dtype: DType) -> Any:

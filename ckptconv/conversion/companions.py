@@ -12,7 +12,8 @@ from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.errors import Damaged, VocabularyMismatch
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary
-from ckptconv.vocabulary.tokenizer import export_dictionary
+from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.words import Words
 
 _SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
 _MAX_JSON = 16_000_000
@@ -44,11 +45,12 @@ class Companions:
 
 
 def companions(
-    weights: Path, dictionaries: tuple[Path, ...], spm: Path | None, languages: Sequence[str | None]
+    weights: Path, words: Words, dictionaries: tuple[Path, ...], spm: Path | None, languages: Sequence[str | None]
 ) -> Companions:
     """What the user named, else what lies in the folder of the weights.
 
-    languages: source and target, as far as the checkpoint's config says; they put found dictionaries in order.
+    words: how the family's text becomes ids. languages: source and target, as far as the checkpoint's config says; they
+    put found dictionaries in order.
     Raises VocabularyMismatch for more than two dictionaries, a file that isn't there, or one that can't be read.
     """
     for path in (*dictionaries, *((spm,) if spm else ())):
@@ -61,19 +63,26 @@ def companions(
         raise VocabularyMismatch(
             f"Got {len(names)} dictionaries: {shown}; name one or two with --dict, source first.", folder
         )
-    tokenizer = folder / "tokenizer.json"
-    spm = spm or _spm_beside(folder)
+    spm = spm or _spm_beside(folder, words)
     if names:
-        read = [Dictionary.read(path) for path in names]
+        read = [Dictionary.read(path).with_appended(words.appended) for path in names]
         joined = len(read) == 2 and read[0].symbols == read[1].symbols
         guessed = not dictionaries and len(names) == 2 and [language(path) for path in names] != list(languages)
         notes = (_guess(names, joined),) if guessed else ()
         return Companions(tuple(read[:1] if joined else read), names, spm, None, bool(dictionaries), notes)
-    if tokenizer.is_file():
-        target = folder / "target_tokenizer"
-        folders = (folder, target) if (target / "tokenizer.json").is_file() else (folder,)
-        return Companions(tuple(map(export_dictionary, folders)), (), spm, tokenizer, False)
-    return Companions((), (), spm, None, False)
+    return _from_tokenizer(folder, words, spm)
+
+
+def _from_tokenizer(folder: Path, words: Words, spm: Path | None) -> Companions:
+    """What a Hugging Face directory says of its vocabulary: in tokenizer.json, or else in its sentencepiece model."""
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        if not (words.spm and (folder / words.spm).is_file() and (folder / "config.json").is_file()):
+            return Companions((), (), spm, None, False)
+        return Companions((export_dictionary(folder, words),), (), spm, folder / words.spm, False)
+    target = folder / "target_tokenizer"
+    folders = (folder, target) if (target / "tokenizer.json").is_file() else (folder,)
+    return Companions(tuple(export_dictionary(each, words) for each in folders), (), spm, tokenizer, False)
 
 
 def _found(folder: Path, languages: Sequence[str | None]) -> tuple[Path, ...]:
@@ -87,8 +96,8 @@ def _guess(names: tuple[Path, ...], joined: bool) -> str:
     return f"{what} guessed by the alphabet: source {first}, target {second}; --dict twice, or --set, says otherwise"
 
 
-def _spm_beside(folder: Path) -> Path | None:
-    named = [folder / name for name in _SPM_NAMES if (folder / name).is_file()]
+def _spm_beside(folder: Path, words: Words) -> Path | None:
+    named = [folder / name for name in (words.spm, *_SPM_NAMES) if name and (folder / name).is_file()]
     others = sorted(path for path in folder.glob("*.model") if path.is_file())
     return named[0] if named else others[0] if len(others) == 1 else None
 

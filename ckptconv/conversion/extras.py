@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptconv.conversion.companions import Companions
+from ckptconv.conversion.labels import BESIDE, Labels
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fields import Resolved
 from ckptconv.tables.model import Table
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary, SpmModel
+from ckptconv.vocabulary.from_tokenizer import spm_from_tokenizer
 from ckptconv.vocabulary.tokenizer import tokenizer_files
+from ckptconv.words import Words
 
 TARGET_TOKENIZER = "target_tokenizer"
 _CODE = Path(__file__).parent.parent / "hf"
@@ -28,11 +31,14 @@ class Extras:
     notes: tuple[str, ...]
 
 
-def extras(table: Table, target: str, config: Resolved, beside: Companions, dims: Mapping[str, int]) -> Extras:
+def extras(
+    table: Table, target: str, config: Resolved, beside: Companions, labels: Labels, dims: Mapping[str, int]
+) -> Extras:
     """Everything but the weights for a directory of the layout `target`.
 
     A layout with a config.json is Hugging Face's: it gets its configs, modeling code and a tokenizer. Any other is
-    fairseq's: it gets dictionaries. Both keep the sentencepiece model. Raises VocabularyMismatch.
+    fairseq's: it gets dictionaries, and one of the classes' names if it has a classification head. Both keep the
+    sentencepiece model. Raises VocabularyMismatch.
     """
     documents = sorted({value.document for value in config.values} - {""})
     files = {name: _json(config.document(name)) for name in documents}
@@ -41,8 +47,24 @@ def extras(table: Table, target: str, config: Resolved, beside: Companions, dims
     words = _hugging_face_words if "config.json" in files else _fairseq_words
     made, notes = words(table, config, beside, dims)
     if beside.spm and made:
-        made[beside.spm.name] = beside.spm.read_bytes()
+        made[table.words.spm or beside.spm.name] = beside.spm.read_bytes()
+    elif made and table.words.spm and beside.tokenizer:
+        made, notes = _with_spm(made, notes, beside.tokenizer, table.words)
+    if labels.told and words is _fairseq_words:
+        made[BESIDE[0]] = labels.dictionary().encode()
     return Extras({**files, **made}, tuple(notes))
+
+
+def _with_spm(
+    made: dict[str, bytes], notes: list[str], tokenizer: Path, words: Words
+) -> tuple[dict[str, bytes], list[str]]:
+    """The files with a sentencepiece model made from tokenizer.json, for directories that no longer have one."""
+    assert words.spm
+    try:
+        model = spm_from_tokenizer(tokenizer.parent, words)
+    except (Unsupported, VocabularyMismatch) as problem:
+        return made, [*notes, f"no {words.spm} was written: it needs --spm ({problem})"]
+    return {**made, words.spm: model}, [*notes, f"{words.spm} was made from tokenizer.json: it cuts text alike"]
 
 
 def _json(document: Mapping[str, object]) -> bytes:
@@ -64,7 +86,7 @@ def _hugging_face_words(
         ("", f"{TARGET_TOKENIZER}/"), beside.dictionaries, _rows(table, dims), strict=False
     ):
         try:
-            made, report = tokenizer_files(spm, dictionary, rows, longest)
+            made, report = tokenizer_files(spm, dictionary, rows, longest, table.words)
         except Unsupported as problem:
             return {}, [f"no tokenizer was written: {problem}"]
         files |= {folder + name: content for name, content in made.items()}
@@ -86,7 +108,8 @@ def _fairseq_words(
     for number, name in enumerate(_dictionary_names(config, beside)):
         dictionary = beside.dictionaries[min(number, len(beside.dictionaries) - 1)]
         size = rows[number] if number < len(rows) else len(dictionary)
-        files[name] = _padded(dictionary, size, name, notes).text().encode()
+        listed = _padded(dictionary, size, name, notes).without_appended(table.words.appended)
+        files[name] = listed.text().encode()
     return files, notes
 
 

@@ -15,11 +15,24 @@ from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.companions import companion_files, companions, read_json
 from ckptconv.conversion.extras import extras
 from ckptconv.conversion.facts import read_facts
+from ckptconv.conversion.labels import read_labels
 from ckptconv.conversion.rows import Asked, check_vocabulary, wanted_rows
-from ckptconv.detect import fitting, require_state_dict
+from ckptconv.detect import fitting, require_state_dict, state_dict_of
 from ckptconv.dtypes import BY_NAME, DType
-from ckptconv.errors import DoesNotFit, UnknownLayout, VocabularyMismatch, WrongUse
-from ckptconv.plan import Plan, Step, Told, make_plan, refused_drops, resized_dims, same_plan, ties
+from ckptconv.errors import CkptconvError, DoesNotFit, UnknownLayout, VocabularyMismatch, WrongUse
+from ckptconv.plan import (
+    NONE,
+    Plan,
+    Step,
+    Told,
+    choose,
+    make_plan,
+    refused_drops,
+    resized_dims,
+    respelled,
+    same_plan,
+    ties,
+)
 from ckptconv.tables.catalog import layout_named, tables
 from ckptconv.tables.fields import FieldValue, Resolved, Sides, resolve, stated
 from ckptconv.tables.fit import Fit
@@ -35,6 +48,9 @@ _MEANINGLESS_WITH_SAME = {
     "max_positions": "max-positions",
     "table": "table",
     "set": "set",
+    "head": "head",
+    "labels": "labels",
+    "create": "create",
 }
 _DTYPES = {"keep": None, "fp32": BY_NAME["F32"], "fp16": BY_NAME["F16"], "bf16": BY_NAME["BF16"]}
 
@@ -46,7 +62,9 @@ class Options:
     to: `family/layout`, a layout alone, or `same`. layout_from: the source's layout, where detection is overruled.
     dtype: keep, fp32, fp16 or bf16, for floating tensors. max_shard_size: bytes.
     dictionaries: fairseq dict.txt files, source language first. vocab, max_positions: cut or extend to so many.
-    set: config fields that no tensor shows, by any layout's name for them.
+    set: config fields that no tensor shows, by any layout's name for them. head: which head, where a target holds one:
+    its name, `lm_head` or `none`. labels: a file with the names of a classification head's classes. create: options of
+    the table to make up, such as `pooler`.
     """
 
     to: str
@@ -60,11 +78,14 @@ class Options:
     table: Path | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
+    head: str | None = None
+    labels: Path | None = None
+    create: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Paths may be given as text. Raises WrongUse for values that mean nothing."""
         object.__setattr__(self, "dictionaries", tuple(map(Path, self.dictionaries)))
-        for name in ("spm", "table"):
+        for name in ("spm", "table", "labels"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         if self.dtype not in _DTYPES:
@@ -122,7 +143,13 @@ def _prepare_layout(checkpoint: Checkpoint, source: Path, options: Options) -> P
     target_table, target = layout_named(options.to, known)
     fit = fitting(checkpoint, known, options.layout_from)
     _require_reachable(checkpoint, fit, target_table, target)
-    return _prepare(checkpoint, fit, target, options, source.is_dir())
+    if options.head is not None and options.head not in (NONE, *fit.dims):
+        fit = fitting(checkpoint, known, fit.name, options.head)
+    try:
+        return _prepare(checkpoint, fit, target, options, source.is_dir())
+    except CkptconvError as problem:
+        problem.path = problem.path or str(checkpoint.path)
+        raise
 
 
 def _require_reachable(checkpoint: Checkpoint, fit: Fit, table: Table | None, target: str) -> None:
@@ -169,7 +196,7 @@ def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Pre
 def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, whole_folder: bool) -> Prepared:
     documents = _documents(checkpoint, fit)
     languages = [stated(fit.table, fit.layout.name, documents, leaf) for leaf in ("source_lang", "target_lang")]
-    beside = companions(checkpoint.path, options.dictionaries, options.spm, languages)
+    beside = companions(checkpoint.path, fit.table.words, options.dictionaries, options.spm, languages)
     rows = wanted_rows(fit, beside, Asked(options.vocab, options.max_positions))
     try:
         check_vocabulary(fit, beside, rows, checkpoint.path)
@@ -178,19 +205,26 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
             raise
         # The user named one file; what else lies in its folder may belong to another model.
         beside = replace(beside, dictionaries=(), names=(), spm=None, tokenizer=None, notes=(f"not used: {mismatch}",))
-    state_dict = checkpoint.entries[fit.entry]
+    state_dict = state_dict_of(checkpoint, fit)
     with Reader(checkpoint) as reader:
         facts = read_facts(fit, state_dict, reader)
     _require_droppable(checkpoint, fit, refused_drops(fit, facts))
-    after = resized_dims(fit.dims, rows)
+    chosen = choose(fit, target, options.head, options.create)
+    chosen = replace(chosen, dims=resized_dims(chosen.dims, rows))
     dtypes = {key: tensor.dtype for key, tensor in state_dict.items()}
-    plan = make_plan(fit, target, facts, after, dtypes, _DTYPES[options.dtype])
+    plan = make_plan(fit, target, facts, chosen, dtypes, _DTYPES[options.dtype])
+    labels = read_labels(checkpoint.path.parent, options.labels, documents.get("config.json"), plan.dims.get("labels"))
     sides = Sides(
         table=fit.table,
         source=fit.layout.name,
         target=target,
         before={**fit.dims, **ties(fit, facts, fit.dims)},
-        after={**after, **ties(fit, facts, after), "dtype": _main_dtype(plan.steps)},
+        after={
+            **chosen.dims,
+            **ties(fit, facts, chosen.dims),
+            **labels.names,
+            "dtype": _main_dtype(plan.steps),
+        },
         documents=documents,
         overrides=options.set,
         guesses=beside.languages,
@@ -201,9 +235,9 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
         for name, node in checkpoint.other.items()
         if name not in documents[""] and node is not None
     )
-    plan = replace(plan, dropped=(*plan.dropped, *other))
-    made = extras(fit.table, target, config, beside, plan.dims)
-    notes = (*checkpoint.notes, *beside.notes, *config.notes, *made.notes)
+    plan = respelled(replace(plan, dropped=(*plan.dropped, *other)), fit.spelled.original)
+    made = extras(fit.table, target, config, beside, labels, plan.dims)
+    notes = (*checkpoint.notes, *fit.spelled.notes, *beside.notes, *labels.notes, *config.notes, *made.notes)
     return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
 
 

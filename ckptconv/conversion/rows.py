@@ -11,7 +11,7 @@ from ckptconv.errors import VocabularyMismatch, WrongUse
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fit import Fit
 from ckptconv.text import printable
-from ckptconv.vocabulary import Dictionary
+from ckptconv.vocabulary import SPECIAL, Dictionary
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,15 @@ def check_vocabulary(fit: Fit, beside: Companions, rows: Mapping[str, int], weig
         if words > have or (words < have and not padded):
             asked = f"--vocab leaves {have:,} rows" if dim in rows else f"its embedding has {have:,} rows"
             raise VocabularyMismatch(
-                f"{_name(beside, dictionary)} has {words:,} symbols (with <s> <pad> </s> <unk>), but "
+                f"{_name(beside, dictionary)} has {words:,} symbols (with {_special(fit)}), but "
                 f"{printable(weights.name)} doesn't: {asked}; expected as many. Name the dictionary that the model was "
                 f"trained with (--dict), or cut or extend the embedding on purpose (--vocab {words}).",
                 weights,
             )
+
+
+def _special(fit: Fit) -> str:
+    return " ".join((*SPECIAL, *fit.table.words.appended))
 
 
 def _spare(fit: Fit) -> frozenset[str]:
@@ -83,5 +87,5 @@ def _by_dim(fit: Fit, beside: Companions) -> Iterator[tuple[str, Dictionary]]:
 
 def _name(beside: Companions, dictionary: Dictionary) -> str:
     if beside.tokenizer:
-        return "tokenizer.json"
+        return printable(beside.tokenizer.name)
     return printable(beside.names[beside.dictionaries.index(dictionary)].name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -13,7 +14,7 @@ from ckptconv.containers.checkpoint import Tensor
 from ckptconv.containers.items import Item
 from ckptconv.containers.read import Reader
 from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
-from ckptconv.conversion.cast import Overflow, cast, filled
+from ckptconv.conversion.cast import Overflow, add, cast, filled
 from ckptconv.conversion.prepare import Prepared
 from ckptconv.errors import WrongUse
 from ckptconv.plan import Fill, Rows, Step
@@ -76,8 +77,11 @@ def _stream(
                 yield from filled(part.value, part.rows * prod(step.shape[1:]), step.dtype)
                 continue
             view = rows_of(prepared.state_dict[part.key], part)
-            raw = reader.chunks(view)
-            yield from raw if view.dtype == step.dtype else cast(raw, view.dtype, step.dtype, overflow)
+            raw, dtype = reader.chunks(view), view.dtype
+            if part.plus is not None:
+                added = rows_of(prepared.state_dict[part.plus.key], part.plus)
+                raw, dtype = add(raw, dtype, b"".join(reader.chunks(added)), added.dtype)
+            yield from raw if dtype == step.dtype else cast(raw, dtype, step.dtype, overflow)
 
     return lambda: meter.count(chunks())
 
@@ -127,7 +131,14 @@ def _write_weights(prepared: Prepared, path: Path, as_safetensors: bool, items: 
     if as_safetensors:
         write_safetensors(path, items, prepared.checkpoint.metadata)
     else:
-        write_torch(path, items, _entry(prepared), prepared.config.document(""))
+        write_torch(path, items, _entry(prepared), _beside(prepared))
+
+
+def _beside(prepared: Prepared) -> dict[str, Any]:
+    """The entries beside the state dict. fairseq's `args`, up to 0.10, are an argparse.Namespace."""
+    document = prepared.config.document("")
+    args = document.get("args")
+    return {**document, "args": Namespace(**args)} if prepared.target and isinstance(args, dict) else document
 
 
 def _entry(prepared: Prepared) -> str | None:

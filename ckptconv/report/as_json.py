@@ -24,6 +24,8 @@ def inspection(report: Inspection) -> dict[str, Any]:
         "files": list(report.files),
         "family": report.family,
         "layout": report.layout,
+        "about": report.about,
+        "size": report.size,
         "entry": report.entry,
         "coverage": report.coverage,
         "misfits": {"missing": missing, "unexpected": unexpected, "mismatched": mismatched},

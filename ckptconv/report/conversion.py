@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ckptconv.keys import collapsed
+from ckptconv.keys import collapsed, common_prefix
 from ckptconv.report.terminal import Row, dims_text, rows
 from ckptconv.text import printable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.plan import Plan, Step, Told
 
 _MANY = 50
+_SHOWN = 12  # keys of one reason, layers as one
 
 
 def screen(report: Conversion, dry_run: bool) -> Group:
@@ -59,7 +60,10 @@ def _changes(report: Conversion) -> RenderableType:
 def _mapped(plan: Plan) -> Iterator[tuple[str, int, Text]]:
     done: dict[str, int] = {}
     ties: dict[str, list[str]] = {}
+    created = {told.key for told in plan.created}  # told on lines of their own
     for step in plan.steps:
+        if step.tied_to is not None and step.key in created:
+            continue
         if step.tied_to is not None:
             ties.setdefault(step.tied_to, []).append(step.key)
         elif step.sources:
@@ -78,6 +82,7 @@ def _what(step: Step) -> str:
         "slice": "rows of a tensor",
         "join": "several tensors one after another" if len(step.sources) > 1 else "extended with made-up rows",
         "transpose": "transposed",
+        "add": "a row added to each of its rows",
     }
     how = words[step.op.partition("+")[0]]
     return ", ".join(filter(None, (how, f"cast to {step.dtype}" if step.casts else "")))
@@ -97,9 +102,18 @@ def _is_loss(reason: str) -> bool:
 
 
 def _told_row(label: str, style: str, keys: list[str], reason: str) -> tuple[Text, str, Text]:
-    text = Text(_named(collapsed(keys)))
+    text = Text(_in_short(keys))
     text.append(f"  {printable(reason, 1000)}", "bold red" if _is_loss(reason) else "dim")
     return Text(label, "bold red" if _is_loss(reason) else style), f"{len(keys):,}", text
+
+
+def _in_short(keys: list[str]) -> str:
+    """The keys, layers as one; of a whole model only the prefix that all of them have."""
+    found = collapsed(keys)
+    prefix = common_prefix(keys)
+    if len(found) > _SHOWN and prefix:
+        return f"{printable(prefix)}*"
+    return _named(found)
 
 
 def _named(keys: Sequence[str]) -> str:

@@ -53,9 +53,13 @@ def _inspection_head(report: Inspection) -> Iterator[Text]:
     head = Text(printable(report.path, _KEY), "bold")
     head.append(f"  {report.container}", "not bold")
     head.append(f" · {report.layout or 'unknown layout'}", "not bold green" if report.layout else "not bold yellow")
+    if report.size:
+        head.append(f" {report.size}", "not bold green")
     if report.entry:
         head.append(f" · under `{printable(report.entry)}`", "not bold")
     yield head
+    if report.about:
+        yield Text(report.about, "dim")
     if misfit(report):
         yield Text(misfit(report), "yellow")
     if report.dims:

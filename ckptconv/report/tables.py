@@ -11,8 +11,9 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from ckptconv.keys import common_prefix
 from ckptconv.tables.lint import Finding
-from ckptconv.tables.model import Cell, Choice, Row, Table
+from ckptconv.tables.model import Cell, Choice, Index, Let, Name, Row, Table
 
 _SIDE_BY_SIDE = 110  # columns
 
@@ -54,13 +55,18 @@ def family(table: Table, width: int) -> Group:
     """
     head = Text(f"{table.family}", "bold")
     head.append(f"  {len(table.rows)} rows, {len(table.layouts)} layouts; {table.path.name}", "not bold dim")
-    lets = [
-        Text(f"{{{let.name}}}  {' '.join(let.values) if isinstance(let, Choice) else f'0..{let.dim}'}", "dim")
-        for let in table.lets.values()
-    ]
+    lets = [Text(f"{{{let.name}}}  {_stands_for(let)}", "dim") for let in table.lets.values()]
     blocks = [_Block.of(rows) for rows in _blocks(table.rows)]
     grid = _side_by_side(table, blocks) if width >= _SIDE_BY_SIDE else _below_each_other(table, blocks)
     return Group(head, *lets, Text(), grid, *_rest(table))
+
+
+def _stands_for(let: Let) -> str:
+    if isinstance(let, Choice):
+        return " ".join(let.values)
+    if isinstance(let, Index):
+        return f"0..{let.dim}"
+    return f"any one part ({let.default})" if isinstance(let, Name) else "the rest of any key"
 
 
 @dataclass(frozen=True)
@@ -138,13 +144,7 @@ def _counter(row: Row) -> str:
 
 def _common(cells: tuple[Cell | None, ...]) -> str:
     """The dotted prefix that all keys of a block share; "" for none."""
-    parts = [cell.template.split(".")[:-1] for cell in cells if cell]
-    shared = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return ".".join(shared) + "." if shared else ""
+    return common_prefix(cell.template for cell in cells if cell)
 
 
 def _rest(table: Table) -> Iterator[Text]:
@@ -153,7 +153,14 @@ def _rest(table: Table) -> Iterator[Text]:
         ("const", f"{const.layout}: {const.template} {const.dtype} {list(const.shape)} = {const.value:g}")
         for const in table.consts
     ]
-    lines += [("create", f"{create.layout}: {create.key} = {create.source}") for create in table.creates]
+    lines += [
+        ("create", f"{line.layout}: {line.template} = {f'{line.value:g}' if line.source is None else line.source}")
+        for line in table.creates
+    ]
+    lines += [("fold", f"{fold.layout}: {fold.key} into {fold.into}") for fold in table.folds]
+    lines += [("heads", f"{heads.layout}: one of {', '.join(heads.options)}") for heads in table.heads]
+    lines += [("has", f"{has.layout}: {has.option}") for has in table.has]
+    lines += [("lacks", f"{lacks.layout}: {lacks.option}, {lacks.reason}") for lacks in table.lacks]
     lines += [("drop", f"{drop.layout}: {drop.template}, {drop.when}: {drop.reason}") for drop in table.drops]
     lines += [("resize", f"{resize.expression}: {', '.join(resize.dims)}") for resize in table.resizes]
     for word, text in lines:

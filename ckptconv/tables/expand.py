@@ -9,10 +9,12 @@ from itertools import product
 from typing import Generic, TypeVar
 
 from ckptconv.keys import is_index
-from ckptconv.tables.model import Cell, Choice, Index, Let, Row, Table
+from ckptconv.tables.model import Cell, Choice, Index, Let, Name, Rest, Row, Table
 
 Dims = Mapping[str, int | bool]
-"""Sizes by name (`d`, `ffn`, `encoder_layers`), and the options (`layernorm_embedding`) as booleans."""
+"""Sizes by name (`d`, `ffn`, `encoder_layers`), the options (`layernorm_embedding`) as booleans, and the names that a
+`let … *` placeholder stands for, in order, as booleans too (`head=mnli`). A size that differs from name to name also
+stands under `labels@mnli`."""
 
 _PLACEHOLDER = re.compile(r"{([^}]*)}")
 
@@ -41,13 +43,28 @@ class Slot:
 
 @dataclass(frozen=True)
 class Template:
-    """A cell whose alternatives are written out; only index placeholders are left in `text`."""
+    """A cell whose alternatives are written out; only index and name placeholders are left in `text`.
+
+    over: those, and the row's name placeholders that other layouts' keys have and this one's doesn't.
+    """
 
     text: str
     row: Row
     cell: Cell
     values: tuple[tuple[str, str], ...]
     symbols: tuple[str, ...]
+    over: tuple[str, ...]
+
+
+def names_of(dims: Dims, placeholder: str) -> tuple[str, ...]:
+    """What the name placeholder stands for in a checkpoint of these dims."""
+    start = f"{placeholder}="
+    return tuple(name.removeprefix(start) for name, there in dims.items() if there and name.startswith(start))
+
+
+def active(option: str | None, dims: Dims) -> bool:
+    """Whether the rows of the option (`name`, `!name`, or None: always) are there at these dims."""
+    return option is None or bool(dims.get(option.removeprefix("!"))) != option.startswith("!")
 
 
 def placeholders(text: str) -> tuple[str, ...]:
@@ -69,6 +86,12 @@ def fill_in(text: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text)
 
 
+def row_names(row: Row, lets: Mapping[str, Let]) -> tuple[str, ...]:
+    """The row's name placeholders, in whichever layouts they stand."""
+    found = (name for cell in row.cells if cell for name in placeholders(cell.template))
+    return tuple(dict.fromkeys(name for name in found if isinstance(lets[name], Name)))
+
+
 def templates(table: Table, layout: str) -> tuple[Template, ...]:
     """Every cell of the layout's column with its alternatives written out."""
     found = []
@@ -78,16 +101,24 @@ def templates(table: Table, layout: str) -> tuple[Template, ...]:
             for text, values in written_out(cell.template, table.lets):
                 # A bias has the first axis of its row's shape (torch.nn.Linear, LayerNorm).
                 symbols = row.shape[:1] if text.endswith("bias") else row.shape
-                found.append(Template(text, row, cell, values, symbols))
+                over = tuple(dict.fromkeys((*placeholders(text), *row_names(row, table.lets))))
+                found.append(Template(text, row, cell, values, symbols, over))
     return tuple(found)
 
 
-def counted(text: str, lets: Mapping[str, Let], dims: Dims) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
-    """Every key that a template without alternatives stands for, with the indexes used."""
-    indexes = [let for name in placeholders(text) if isinstance(let := lets[name], Index)]
-    for numbers in product(*(range(dims.get(index.dim, 0)) for index in indexes)):
-        values = tuple((index.name, str(number)) for index, number in zip(indexes, numbers, strict=True))
-        yield fill_in(text, dict(values)), values
+def counted(
+    text: str, over: Sequence[str], lets: Mapping[str, Let], dims: Dims
+) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Every key that a template without alternatives stands for, with the values of the placeholders `over`."""
+    for values in product(*(_values(lets[name], dims) for name in over)):
+        chosen = tuple(zip(over, values, strict=True))
+        yield fill_in(text, dict(chosen)), chosen
+
+
+def _values(let: Let, dims: Dims) -> Sequence[str]:
+    if isinstance(let, Index):
+        return [str(number) for number in range(dims.get(let.dim, 0))]
+    return names_of(dims, let.name)
 
 
 def expand(table: Table, layout: str, dims: Dims) -> dict[Param, Slot]:
@@ -96,20 +127,28 @@ def expand(table: Table, layout: str, dims: Dims) -> dict[Param, Slot]:
     Rows under an option that `dims` doesn't set are left out. A size that `dims` lacks is 0.
     """
     slots: dict[Param, Slot] = {}
-    for block in _blocks(templates(table, layout)):
+    there = [template for template in templates(table, layout) if active(template.row.option, dims)]
+    for block in _blocks(there):
         for key, template, values in _in_order(block, table.lets, dims):
-            if template.row.option is None or dims.get(template.row.option):
-                shape = tuple(int(dims.get(symbol, symbol if symbol.isdigit() else 0)) for symbol in template.symbols)
-                param = Param(template.row.line, tuple(sorted(template.values + values)))
-                slots[param] = Slot(key, template.cell, shape, template.symbols, template.row.line)
+            shape = tuple(size_of(symbol, values, dims) for symbol in template.symbols)
+            param = Param(template.row.line, tuple(sorted(template.values + values)))
+            slots[param] = Slot(key, template.cell, shape, template.symbols, template.row.line)
     return slots
+
+
+def size_of(symbol: str, values: Sequence[tuple[str, str]], dims: Dims) -> int:
+    """The symbol's size where the placeholders have these values; 0 where `dims` lacks it."""
+    if symbol.isdigit():
+        return int(symbol)
+    own = [dims[place] for _, value in values if (place := f"{symbol}@{value}") in dims]
+    return int(own[0] if own else dims.get(symbol, 0))
 
 
 def _blocks(found: Sequence[Template]) -> Iterator[list[Template]]:
     """Consecutive templates that count over the same indexes: written layer by layer, as models do."""
     block: list[Template] = []
     for template in found:
-        if block and _indexes(block[0]) != _indexes(template):
+        if block and block[0].over != template.over:
             yield block
             block = []
         block.append(template)
@@ -117,14 +156,10 @@ def _blocks(found: Sequence[Template]) -> Iterator[list[Template]]:
         yield block
 
 
-def _indexes(template: Template) -> tuple[str, ...]:
-    return placeholders(template.text)
-
-
 def _in_order(
     block: Sequence[Template], lets: Mapping[str, Let], dims: Dims
 ) -> Iterator[tuple[str, Template, tuple[tuple[str, str], ...]]]:
-    keys = [list(counted(template.text, lets, dims)) for template in block]
+    keys = [list(counted(template.text, template.over, lets, dims)) for template in block]
     for layer in zip(*keys, strict=True):
         for template, (key, values) in zip(block, layer, strict=True):
             yield key, template, values
@@ -142,10 +177,12 @@ class _Node(Generic[T]):
 
 
 class KeyIndex(Generic[T]):
-    """Templates looked up by key, part by part: exact text first, index placeholders where the part is a number."""
+    """Templates looked up by key, part by part: exact text first, then index placeholders where the part is a number,
+    then name placeholders, then the rest of any key."""
 
-    def __init__(self) -> None:
+    def __init__(self, lets: Mapping[str, Let]) -> None:
         self._root: _Node[T] = _Node()
+        self._lets = lets
 
     def add(self, template: str, payload: T) -> None:
         """Enter a template; several payloads may share one."""
@@ -154,22 +191,26 @@ class KeyIndex(Generic[T]):
             node = node.children.setdefault(part, _Node())
         node.payloads += (payload,)
 
-    def find(self, key: str) -> tuple[tuple[T, ...], tuple[tuple[str, int], ...]]:
-        """The payloads of the template that the key fits, and its (index placeholder, number) pairs; else ((), ())."""
+    def find(self, key: str) -> tuple[tuple[T, ...], tuple[tuple[str, str], ...]]:
+        """The payloads of the template that the key fits, and its (placeholder, value) pairs; else ((), ())."""
         return self._find(self._root, key.split("."), 0, ())
 
     def _find(
-        self, node: _Node[T], parts: list[str], at: int, numbers: tuple[tuple[str, int], ...]
-    ) -> tuple[tuple[T, ...], tuple[tuple[str, int], ...]]:
+        self, node: _Node[T], parts: list[str], at: int, values: tuple[tuple[str, str], ...]
+    ) -> tuple[tuple[T, ...], tuple[tuple[str, str], ...]]:
         if at == len(parts):
-            return node.payloads, numbers
+            return node.payloads, values
         part = parts[at]
-        nexts = [(node.children[part], numbers)] if part in node.children else []
-        if is_index(part):
-            indexes = [(name, child) for name, child in node.children.items() if name.startswith("{")]
-            nexts += [(child, (*numbers, (name[1:-1], int(part)))) for name, child in indexes]
-        for child, counted_so_far in nexts:
-            found = self._find(child, parts, at + 1, counted_so_far)
+        if part in node.children:
+            found = self._find(node.children[part], parts, at + 1, values)
             if found[0]:
                 return found
+        for name, child in node.children.items():
+            let = self._lets[name[1:-1]] if name.startswith("{") else None
+            if isinstance(let, Rest):
+                return child.payloads, (*values, (let.name, ".".join(parts[at:])))
+            if isinstance(let, Name) or (isinstance(let, Index) and is_index(part)):
+                found = self._find(child, parts, at + 1, (*values, (let.name, part)))
+                if found[0]:
+                    return found
         return (), ()

@@ -16,7 +16,10 @@ Documents = Mapping[str, Any]
 """Nested plain data by document name: `config.json` → {…}; "" is the checkpoint's own top level."""
 
 Names = Mapping[str, Any]
-"""What expressions see: dims, options, the names of `equal` lines, and `dtype` (torch's name of the main one)."""
+"""What expressions see: dims, options, the names of `equal` lines, and the `COMPUTED` ones."""
+
+COMPUTED = ("dtype", "id2label", "label2id")
+"""torch's name of the main dtype; the labels of a classification head by index, and the indexes by label."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,12 @@ def resolve(sides: Sides) -> Resolved:
     assumed: list[str] = []
     for field in sides.table.fields:
         said, where = _said(sides, field)
-        if field.kind in ("tensors", "tied"):
+        if field.kind in ("tensors", "tied", "must"):
             contradictions += _contradiction(sides, field, said, where)
             notes += _untied_claim(sides, field, said, where)
+        contradictions += _unexpressed(sides, field, said, where)
         name = field.names[sides.table.column(sides.target)]
-        if name is not None:
+        if name is not None and (field.only is None or evaluate(field.only, sides.after)):
             value, origin = _value(sides, field, said, where)
             contradictions += _invalid(sides, field, value, where)
             values.append(FieldValue(name.document, name.paths[0], _spelled(sides, field, name, value), origin))
@@ -160,16 +164,33 @@ def _canonical(sides: Sides, field: Field, name: FieldName, value: Any) -> Any:
     """A source's value in the spelling of the first layout, and with its positive sense."""
     column = sides.table.column(sides.source)
     for spelling in field.synonyms:
-        if value == spelling[column]:
-            return spelling[0]
+        if value == _literal(spelling[column]):
+            return _literal(spelling[0])
     return not value if name.negated else value
 
 
 def _spelled(sides: Sides, field: Field, name: FieldName, value: Any) -> Any:
     for spelling in field.synonyms:
-        if value == spelling[0]:
-            return spelling[sides.table.column(sides.target)]
+        if value == _literal(spelling[0]):
+            return _literal(spelling[sides.table.column(sides.target)])
     return not value if name.negated else value
+
+
+def _literal(cell: str) -> Any:
+    """A `value` line's cell: JSON, or else a word."""
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
+
+
+def _unexpressed(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
+    """A value that the model's numbers depend on, and that the field's `value` lines don't list."""
+    known = [_literal(spelling[0]) for spelling in field.synonyms]
+    if field.kind == "assume" and known and said is not _UNSAID and said not in known:
+        column = sides.table.column(sides.source)
+        shown = ", ".join(dict.fromkeys(spelling[column] or spelling[0] for spelling in field.synonyms))
+        yield f"{where} = {printable(repr(said))}, which {sides.target} has no word for; expected one of {shown}"
 
 
 def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]:
@@ -182,7 +203,7 @@ def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]
     guess = next((alias for alias in _aliases(field) if alias in sides.guesses), None)
     if guess is not None:
         return sides.guesses[guess], "file names"
-    return value, "constant" if field.kind == "const" else "default"
+    return value, "constant" if field.kind in ("const", "must") else "default"
 
 
 def _as_type_of(default: Any, said: Any) -> Any:
@@ -215,13 +236,14 @@ def _invalid(sides: Sides, field: Field, value: Any, where: str) -> Iterator[str
 def _contradiction(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
     if said is _UNSAID:
         return
-    seen = evaluate(field.value, sides.after if where.startswith("--set") else sides.before)
+    names = sides.after if where.startswith("--set") else sides.before
+    case = next((value for condition, value in field.cases if evaluate(condition, names)), None)
+    seen = parse_value(field.value if case is None else case, names)
     agrees = bool(said) == seen if isinstance(seen, bool) else said == seen
-    if not agrees and (field.kind == "tensors" or said):
-        yield (
-            f"{where} = {printable(repr(said))}, but the tensors say {field.value} = {seen}"
-            f" ({sides.table.where(field.line)})"
-        )
+    if agrees or (field.kind == "tied" and not said):
+        return
+    what = f"expected {seen}" if field.kind == "must" else f"but the tensors say {field.value} = {seen}"
+    yield f"{where} = {printable(repr(said))}, {what} ({sides.table.where(field.line)})"
 
 
 def _untied_claim(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:

@@ -12,13 +12,16 @@ from ckptconv.tables.expand import (
     Param,
     Slot,
     Template,
+    active,
     counted,
     expand,
     placeholders,
+    row_names,
     templates,
     written_out,
 )
-from ckptconv.tables.model import Const, Drop, Index, Layout, Table
+from ckptconv.tables.model import Const, Drop, Index, Layout, Name, Table
+from ckptconv.tables.spellings import Spelled, spellings
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Key → shape, all that detection sees of a checkpoint."""
@@ -39,7 +42,8 @@ class Mismatch:
 class Fit:
     """A state dict seen as a layout.
 
-    entry: the top-level entry that it lies under.
+    entry: the top-level entry that it lies under. spelled: how its keys were read (`spelled.original`: every key under
+    the name that the table, and so all of this, calls it).
     dims: sizes and options, read off the shapes (the size that most keys agree on).
     slots: where each parameter lies, under the key that really holds it (ties of absent keys are resolved).
     present: every key that a row or a `tie` line knows.
@@ -51,6 +55,7 @@ class Fit:
     table: Table
     layout: Layout
     entry: str
+    spelled: Spelled
     dims: Dims
     slots: Mapping[Param, Slot]
     present: frozenset[str]
@@ -78,59 +83,82 @@ class Fit:
         return {name: size for name, size in self.dims.items() if not isinstance(size, bool)}
 
 
+# Below this share of known keys a state dict is another model, not a damaged one.
+RECOGNISED = 0.5
 # A state dict with fewer than one in so many of a layout's parameters isn't in that layout, whatever its keys say.
 _SPARSE = 10
 
 _Payload = Template | Const | Drop | str
 
 
-def fit(table: Table, layout: str, shapes: Shapes, entry: str = "", index: KeyIndex[_Payload] | None = None) -> Fit:
-    """See the state dict `shapes` as `layout` of `table`; linear in the number of keys.
+def fit(
+    table: Table, layout: str, shapes: Shapes, entry: str = "", index: KeyIndex[_Payload] | None = None, head: str = ""
+) -> Fit:
+    """See the state dict `shapes` as `layout` of `table`, read as it fits best; linear in the number of keys.
 
-    index: the layout's `key_index`, where it serves several state dicts.
+    index: the layout's `key_index`, where it serves several state dicts. head: what a name placeholder stands for, in
+    a layout whose keys don't say; "" is its default.
     """
     index = index or key_index(table, layout)
-    found: dict[str, list[Template]] = {}
+    plain: Fit | None = None
+    for spelled in spellings(table, layout, tuple(shapes)):
+        named = {key: shapes[original] for key, original in spelled.original.items()}
+        found = _fit(table, layout, named, entry, index, head, spelled)
+        plain = plain or found
+        # Keys that have to be read differently must make most of a model.
+        if found.coverage > RECOGNISED and (found is plain or len(found.missing) < len(found.slots)):
+            return found
+    assert plain is not None
+    return plain
+
+
+def _fit(
+    table: Table, layout: str, shapes: Shapes, entry: str, index: KeyIndex[_Payload], head: str, spelled: Spelled
+) -> Fit:
+    payloads, values = _looked_up(shapes, index, table)
+    known: dict[str, list[Template]] = {}
     consts: dict[str, Const] = {}
     drops: dict[str, Drop] = {}
     unexpected: list[str] = []
     aliases: set[str] = set()
-    counts: dict[str, int] = {}
     for key in shapes:
-        payloads, numbers = index.find(key)
-        if not payloads or any(number >= len(shapes) for _, number in numbers):
+        first = payloads[key][0] if key in payloads else None
+        if isinstance(first, Template):
+            known[key] = [payload for payload in payloads[key] if isinstance(payload, Template)]
+        elif isinstance(first, Const):
+            consts[key] = first
+        elif isinstance(first, Drop):
+            drops[key] = first
+        elif first is None:
             unexpected.append(key)
-        elif isinstance(payloads[0], Template):
-            found[key] = [payload for payload in payloads if isinstance(payload, Template)]
-            for name, number in numbers:
-                let = table.lets[name]
-                assert isinstance(let, Index)
-                counts[let.dim] = max(counts.get(let.dim, 0), number + 1)
-        elif isinstance(payloads[0], Const):
-            consts[key] = payloads[0]
-        elif isinstance(payloads[0], Drop):
-            drops[key] = payloads[0]
         else:
             aliases.add(key)
+    options = _options(table, known)
+    found = {key: there for key, rows in known.items() if (there := [t for t in rows if active(t.row.option, options)])}
+    unexpected += [key for key in known if key not in found]
     absent = _stand_ins(table, layout, shapes)
     voters = dict(found)
     for key in absent:
-        voters[key] = [payload for payload in index.find(key)[0] if isinstance(payload, Template)]
+        rows = [payload for payload in index.find(key)[0] if isinstance(payload, Template)]
+        voters[key] = [template for template in rows if active(template.row.option, options)]
     seen = {**shapes, **{key: shapes[other] for key, other in absent.items()}}
-    layers = {let.dim: counts[let.dim] for let in table.lets.values() if isinstance(let, Index) and let.dim in counts}
-    dims = _dims(table, voters, seen) | layers | _options(table, voters)
+    named = _names(table, layout, found, values, head)
+    dims = _dims(table, voters, seen, values) | _layers(table, found, values) | options | named
     if _expected(table, layout, dims) > _SPARSE * len(shapes) + 1000:
-        return Fit(table, table.layout(layout), entry, {}, {}, frozenset(), {}, {}, {}, (), tuple(shapes), (), 0.0)
+        nothing: dict[str, str] = {}
+        return Fit(
+            table, table.layout(layout), entry, spelled, {}, {}, frozenset(), nothing, {}, {}, (), tuple(shapes), (), 0
+        )
     slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
     odd = [
         Mismatch(k, shapes[k], const.shape, (), const.line) for k, const in consts.items() if shapes[k] != const.shape
     ]
     mismatched = (*_mismatches(slots, shapes, aliases, table, layout), *odd)
-    known = len(found) + len(consts) + len(drops) + len(aliases)
     return Fit(
         table,
         table.layout(layout),
         entry,
+        spelled,
         dims,
         slots,
         frozenset(found) | aliases,
@@ -140,8 +168,56 @@ def fit(table: Table, layout: str, shapes: Shapes, entry: str = "", index: KeyIn
         tuple(missing),
         tuple(unexpected),
         mismatched,
-        known / len(shapes) if shapes else 0.0,
+        (len(shapes) - len(unexpected)) / len(shapes) if shapes else 0.0,
     )
+
+
+_Values = Mapping[str, tuple[tuple[str, str], ...]]
+
+
+def _looked_up(
+    shapes: Shapes, index: KeyIndex[_Payload], table: Table
+) -> tuple[dict[str, tuple[_Payload, ...]], dict[str, tuple[tuple[str, str], ...]]]:
+    """What the layout knows of each key, and the values of the placeholders in it; keys that it doesn't know are left
+    out, and so are ones with an index beyond the number of keys."""
+    payloads, values = {}, {}
+    for key in shapes:
+        found, where = index.find(key)
+        far = any(isinstance(table.lets[name], Index) and int(value) >= len(shapes) for name, value in where)
+        if found and not far:
+            payloads[key], values[key] = found, where
+    return payloads, values
+
+
+def _layers(table: Table, found: Mapping[str, list[Template]], values: _Values) -> dict[str, int | bool]:
+    """How far each index counts."""
+    counts: dict[str, int | bool] = {}
+    for key in found:
+        for name, value in values[key]:
+            let = table.lets[name]
+            if isinstance(let, Index):
+                counts[let.dim] = max(counts.get(let.dim, 0), int(value) + 1)
+    return {let.dim: counts[let.dim] for let in table.lets.values() if isinstance(let, Index) and let.dim in counts}
+
+
+def _names(
+    table: Table, layout: str, found: Mapping[str, list[Template]], values: _Values, head: str
+) -> dict[str, bool]:
+    """What every name placeholder stands for: what the keys say, or else `head`, or else its default."""
+    said = {f"{name}={value}": True for key in found for name, value in values[key] if _is_name(table, name)}
+    asked = {name for key in found for name, _ in values[key]}
+    silent = {
+        f"{name}={head or let.default}": True
+        for rows in found.values()
+        for template in rows
+        for name in row_names(template.row, table.lets)
+        if name not in asked and isinstance(let := table.lets[name], Name)
+    }
+    return said | silent
+
+
+def _is_name(table: Table, name: str) -> bool:
+    return isinstance(table.lets[name], Name)
 
 
 def candidates(tables: tuple[Table, ...], entries: Mapping[str, Shapes]) -> list[Fit]:
@@ -162,14 +238,14 @@ def _expected(table: Table, layout: str, dims: Dims) -> int:
         times = 1
         for name in placeholders(template.text):
             let = table.lets[name]
-            times *= int(dims.get(let.dim, 0)) if isinstance(let, Index) else 1
+            times *= int(dims.get(let.dim, 0)) if isinstance(let, Index) else 1  # names come from keys that are there
         total += times
     return total
 
 
 def key_index(table: Table, layout: str) -> KeyIndex[_Payload]:
     """Every key that the layout knows: its rows, constants, drops and other names of tied keys."""
-    index: KeyIndex[_Payload] = KeyIndex()
+    index: KeyIndex[_Payload] = KeyIndex(table.lets)
     for template in templates(table, layout):
         index.add(template.text, template)
     rows = {template.text for template in templates(table, layout)}
@@ -183,19 +259,33 @@ def key_index(table: Table, layout: str) -> KeyIndex[_Payload]:
     return index
 
 
-def _dims(table: Table, found: Mapping[str, list[Template]], shapes: Shapes) -> dict[str, int | bool]:
-    """Each symbol's size: the one that most keys vote for, the first of equals."""
+def _dims(table: Table, found: Mapping[str, list[Template]], shapes: Shapes, values: _Values) -> dict[str, int | bool]:
+    """Each symbol's size: the one that most keys vote for, the first of equals.
+
+    A symbol that only rows with a name placeholder have (the labels of a head) has a size for each name as well.
+    """
     votes: dict[str, Counter[int]] = defaultdict(Counter)
+    owned = _owned(table)
     for key, matches in found.items():
-        shape = shapes[key]
+        names = [value for name, value in values.get(key, ()) if _is_name(table, name)]
         for template in matches:
-            logical = _logical(shape, template)
+            logical = _logical(shapes[key], template)
             if len(logical) == len(template.symbols):
                 for symbol, size in zip(template.symbols, logical, strict=True):
                     if not symbol.isdigit():
                         votes[symbol][size] += 1
+                        for name in names if symbol in owned else ():
+                            votes[f"{symbol}@{name}"][size] += 1
     symbols = dict.fromkeys(symbol for row in table.rows for symbol in row.shape)
-    return {symbol: votes[symbol].most_common(1)[0][0] for symbol in symbols if symbol in votes}
+    dims: dict[str, int | bool] = {symbol: votes[symbol].most_common(1)[0][0] for symbol in symbols if symbol in votes}
+    own = {place: counter.most_common(1)[0][0] for place, counter in votes.items() if "@" in place}
+    return dims | {place: size for place, size in own.items() if size != dims[place.partition("@")[0]]}
+
+
+def _owned(table: Table) -> frozenset[str]:
+    """The symbols that stand only in rows with a name placeholder."""
+    named = {symbol for row in table.rows if row_names(row, table.lets) for symbol in row.shape}
+    return frozenset(named - {symbol for row in table.rows if not row_names(row, table.lets) for symbol in row.shape})
 
 
 def _logical(shape: tuple[int, ...], template: Template) -> tuple[int, ...]:
@@ -206,8 +296,11 @@ def _logical(shape: tuple[int, ...], template: Template) -> tuple[int, ...]:
 
 
 def _options(table: Table, found: Mapping[str, list[Template]]) -> dict[str, int | bool]:
-    names = {row.option for row in table.rows if row.option}
-    there = {template.row.option for matches in found.values() for template in matches}
+    """Which options' rows are there: those that a key stands for which no other row could be."""
+    names = {row.option.removeprefix("!") for row in table.rows if row.option}
+    there = {
+        matches[0].row.option for matches in found.values() if len({template.row.option for template in matches}) == 1
+    }
     return {name: name in there for name in sorted(names)}
 
 
@@ -269,5 +362,5 @@ def expected_keys(table: Table, layout: str, dims: Dims) -> Iterator[tuple[str, 
     for const in table.consts:
         if const.layout == layout:
             for text, _ in written_out(const.template, table.lets):
-                for key, _ in counted(text, table.lets, dims):
+                for key, _ in counted(text, placeholders(text), table.lets, dims):
                     yield key, const.shape

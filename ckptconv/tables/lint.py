@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from ckptconv.tables.expand import Dims, Slot, expand, placeholders, templates, written_out
+from ckptconv.tables.expand import Dims, Slot, active, expand, placeholders, templates, written_out
 from ckptconv.tables.expressions import names_in
-from ckptconv.tables.fields import parse_value
+from ckptconv.tables.fields import COMPUTED, parse_value
 from ckptconv.tables.fit import tensor_shape
-from ckptconv.tables.model import Index, Table
+from ckptconv.tables.model import Cell, Const, Drop, Index, Name, Rest, Row, Table
 
 
 @dataclass(frozen=True)
@@ -33,44 +33,62 @@ def sample_dims(table: Table, options: bool = True) -> Dims:
     symbols = dict.fromkeys(symbol for row in table.rows for symbol in row.shape if not symbol.isdigit())
     counts: dict[str, int | bool] = {let.dim: 3 for let in table.lets.values() if isinstance(let, Index)}
     sizes: dict[str, int | bool] = {symbol: 120 + 12 * number for number, symbol in enumerate(symbols)}
-    return sizes | counts | {row.option: options for row in table.rows if row.option}
+    names: dict[str, int | bool] = {
+        f"{let.name}={let.default}": True for let in table.lets.values() if isinstance(let, Name)
+    }
+    return sizes | counts | names | {row.option.removeprefix("!"): options for row in table.rows if row.option}
 
 
 def _placeholders(table: Table) -> Iterator[Finding]:
     for row in table.rows:
         cells = [cell.template for cell in row.cells if cell]
-        if len({frozenset(placeholders(text)) for text in cells}) > 1:
+        shared = [[name for name in placeholders(text) if not isinstance(table.lets[name], Name)] for text in cells]
+        if len(set(map(frozenset, shared))) > 1:
             yield Finding(row.line, f"the cells don't share their placeholders: {'  '.join(cells)}")
         for text in cells:
             for part in text.split("."):
-                inside = [name for name in placeholders(part) if isinstance(table.lets[name], Index)]
+                inside = [name for name in placeholders(part) if isinstance(table.lets[name], Index | Name)]
                 if inside and part != f"{{{inside[0]}}}":
-                    yield Finding(
-                        row.line, f"the index {{{inside[0]}}} must be a dot-separated part of its own in {text}"
-                    )
+                    yield Finding(row.line, f"{{{inside[0]}}} must be a dot-separated part of its own in {text}")
 
 
 def _collisions(table: Table) -> Iterator[Finding]:
     for layout in table.layouts:
+        rows = [(template.text, template.row, template.cell) for template in templates(table, layout.name)]
+        listed = {text for text, _, _ in rows}
         taken: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-        for template in templates(table, layout.name):
-            taken[template.text].append((template.row.line, template.cell.part, template.cell.parts))
-        rows = frozenset(taken)
-        for const in table.consts:
-            if const.layout == layout.name:
-                for text, _ in written_out(const.template, table.lets):
-                    taken[text].append((const.line, 0, 1))
-        for drop in table.drops:
-            if drop.layout == layout.name:
-                for text, _ in written_out(drop.template, table.lets):
-                    if text not in rows:
-                        taken[text].append((drop.line, 0, 1))
-        for text, uses in taken.items():
-            yield from _overlaps(layout.name, text, uses)
+        for text, uses in _by_text(rows).items():
+            for together in _together(uses):
+                yield from _overlaps(layout.name, text, [(row.line, cell.part, cell.parts) for row, cell in together])
+            taken[text].append((uses[-1][0].line, 0, 1))
+        lines: tuple[Const | Drop, ...] = (*table.consts, *table.drops)
+        for line in lines:
+            for text, _ in written_out(line.template, table.lets) if line.layout == layout.name else ():
+                if isinstance(line, Const) or text not in listed:  # a row may have a `drop` line
+                    taken[text].append((line.line, 0, 1))
+        for text, places in taken.items():
+            yield from _overlaps(layout.name, text, places) if len(places) > 1 else ()
         for one, other in combinations(taken, 2):
-            if _unify(one, other):
-                line = taken[other][0][0]
-                yield Finding(line, f"{layout.name}: {other} and {one} can be the same key (line {taken[one][0][0]})")
+            if _unify(one.split("."), other.split("."), table):
+                second = taken[other][0][0]
+                yield Finding(second, f"{layout.name}: {other} and {one} can be the same key (line {taken[one][0][0]})")
+
+
+def _by_text(rows: list[tuple[str, Row, Cell]]) -> dict[str, list[tuple[Row, Cell]]]:
+    found: dict[str, list[tuple[Row, Cell]]] = defaultdict(list)
+    for text, row, cell in rows:
+        found[text].append((row, cell))
+    return found
+
+
+def _together(uses: list[tuple[Row, Cell]]) -> Iterator[list[tuple[Row, Cell]]]:
+    """The rows of one key that can be there at once, for every choice of options."""
+    options = sorted({row.option.removeprefix("!") for row, _ in uses if row.option})
+    for values in product((True, False), repeat=len(options)):
+        dims = dict(zip(options, values, strict=True))
+        together = [(row, cell) for row, cell in uses if active(row.option, dims)]
+        if together:
+            yield together
 
 
 def _overlaps(layout: str, text: str, uses: list[tuple[int, int, int]]) -> Iterator[Finding]:
@@ -92,23 +110,29 @@ def _overlaps(layout: str, text: str, uses: list[tuple[int, int, int]]) -> Itera
         yield Finding(line, f"{layout}: no row has {', '.join(f'{text}[{part}/{parts}]' for part in missing)}")
 
 
-def _unify(one: str, other: str) -> bool:
-    """Whether two different templates can be filled in to the same key."""
-    left, right = one.split("."), other.split(".")
-    return len(left) == len(right) and all(
-        a == b or (_numeric(a) and _numeric(b) and (a.startswith("{") or b.startswith("{")))
-        for a, b in zip(left, right, strict=True)
-    )
+def _unify(one: list[str], other: list[str], table: Table) -> bool:
+    """Whether two different templates, part by part, can be filled in to the same key."""
+    if not one or not other:
+        return not one and not other
+    rests = [isinstance(table.lets[part[1:-1]], Rest) for part in (one[0], other[0]) if part.startswith("{")]
+    return any(rests) or (_alike(one[0], other[0], table) and _unify(one[1:], other[1:], table))
 
 
-def _numeric(part: str) -> bool:
-    return part.startswith("{") or part.isdigit()
+def _alike(one: str, other: str, table: Table) -> bool:
+    if one == other:
+        return True
+    kinds = [table.lets[part[1:-1]] for part in (one, other) if part.startswith("{")]
+    if any(isinstance(kind, Name) for kind in kinds):
+        return True
+    return bool(kinds) and all(part.startswith("{") or part.isdigit() for part in (one, other))
 
 
 def _shapes(table: Table) -> Iterator[Finding]:
     for layout in table.layouts:
         shapes: dict[str, tuple[int, ...]] = {}
-        for slot in expand(table, layout.name, sample_dims(table)).values():
+        slots = [*expand(table, layout.name, sample_dims(table)).values()]
+        slots += expand(table, layout.name, sample_dims(table, False)).values()
+        for slot in slots:
             if slot.cell.parts > 1 and slot.cell.transposed:
                 yield Finding(slot.line, f"{layout.name}: {slot.key} can't be both a part and transposed")
             if slot.cell.transposed and len(slot.shape) > 2:
@@ -142,25 +166,57 @@ def _tied_shapes(
 def _told(table: Table) -> Iterator[Finding]:
     """What one side has and another lacks stands on a line of its own: `drop` one way, `create` the other."""
     for row in table.rows:
+        refused = {line.layout for line in table.lacks if line.option == row.option}
         lacking = [layout.name for layout, cell in zip(table.layouts, row.cells, strict=True) if cell is None]
+        lacking = [name for name in lacking if name not in refused]
         for layout, cell in zip(table.layouts, row.cells, strict=True):
             if cell is None or not lacking:
                 continue
             for text, _ in written_out(cell.template, table.lets):
-                if not any(drop.layout == layout.name and _covers(drop.template, text, table) for drop in table.drops):
+                drops = any(drop.layout == layout.name and _covers(drop.template, text, table) for drop in table.drops)
+                if not drops and not any(fold.layout == layout.name and fold.key == text for fold in table.folds):
                     yield Finding(
                         row.line, f"{', '.join(lacking)} lacks {text}: expected a line `drop {layout.name} {text} …`"
                     )
-                creates = any(create.layout == layout.name and create.key == text for create in table.creates)
-                if row.option is None and not creates:
+                if row.option is None and not _creates(table, layout.name, text):
                     yield Finding(
                         row.line, f"{', '.join(lacking)} lacks {text}: expected a line `create {layout.name} {text} …`"
                     )
+    for line in table.has:
+        column = table.column(line.layout)
+        for row in table.rows:
+            cell = row.cells[column] if row.option == line.option else None
+            for text, _ in written_out(cell.template, table.lets) if cell else ():
+                if not _creates(table, line.layout, text):
+                    yield Finding(
+                        line.line, f"{line.layout} always has {text}: expected a line `create {line.layout} {text} …`"
+                    )
+
+
+def _creates(table: Table, layout: str, text: str) -> bool:
+    return any(create.layout == layout and _covers(create.template, text, table) for create in table.creates)
+
+
+def _lines(table: Table) -> Iterator[Finding]:
+    """Keys and options that the other lines name exist."""
+    keys = {layout.name: {template.text for template in templates(table, layout.name)} for layout in table.layouts}
+    options = {row.option.removeprefix("!") for row in table.rows if row.option}
     for create in table.creates:
-        keys = {template.text for template in templates(table, create.layout)}
-        for key in (create.key, create.source):
-            if key not in keys:
-                yield Finding(create.line, f"{create.layout} has no row {key}")
+        if not any(isinstance(table.lets[name], Rest) for name in placeholders(create.template)):
+            for template in (create.template, create.source):
+                texts = {text for text, _ in written_out(template, table.lets)} if template is not None else set()
+                if texts and not texts & keys[create.layout]:
+                    yield Finding(create.line, f"{create.layout} has no row {template}")
+    for fold in table.folds:
+        for key in (fold.key, fold.into):
+            if key not in keys[fold.layout]:
+                yield Finding(fold.line, f"{fold.layout} has no row {key}")
+    named = [(line.line, line.option) for line in table.has]
+    named += [(line.line, line.option) for line in table.lacks]
+    named += [(line.line, option) for line in table.heads for option in line.options]
+    for number, option in named:
+        if option not in options:
+            yield Finding(number, f"no row has the option `{option}`")
 
 
 def _covers(template: str, text: str, table: Table) -> bool:
@@ -206,11 +262,16 @@ def _dims(table: Table) -> Iterator[Finding]:
 
 
 def _fields(table: Table) -> Iterator[Finding]:
-    known = {**sample_dims(table), **{equal.name: True for equal in table.equals}, "dtype": "float32"}
+    known = {
+        **sample_dims(table),
+        **{equal.name: True for equal in table.equals},
+        **dict.fromkeys(COMPUTED, ""),
+    }
     ties = frozenset(equal.name for equal in table.equals)
     for field in table.fields:
         try:
             names = names_in(field.value) if field.kind in ("tensors", "tied") else frozenset()
+            names |= names_in(field.only) if field.only else frozenset()
             names |= {name for condition, _ in field.cases for name in names_in(condition)}
             names |= {name for condition, _ in field.requires for name in names_in(condition)} - {"value"}
             parse_value(field.value, known)
@@ -221,6 +282,11 @@ def _fields(table: Table) -> Iterator[Finding]:
             yield Finding(field.line, f"`{unknown}` is no dim, option or `equal` line of this table")
         if field.kind == "tied" and not names <= ties:
             yield Finding(field.line, "a `tied` field reads `equal` lines only")
+    conditions = [(line.line, line.condition) for line in table.known]
+    conditions += [(line.line, line.condition) for line in table.strangers if line.condition]
+    for where, condition in conditions:
+        for unknown in sorted(names_in(condition) - frozenset(known)):
+            yield Finding(where, f"`{unknown}` is no dim or option of this table")
     for column, layout in enumerate(table.layouts):
         written = [
             (name.document, name.paths[0]) for field in table.fields if (name := field.names[column]) is not None
@@ -235,6 +301,7 @@ _CHECKS: tuple[Callable[[Table], Iterator[Finding]], ...] = (
     _collisions,
     _shapes,
     _told,
+    _lines,
     _round_trips,
     _dims,
     _fields,

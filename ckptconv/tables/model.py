@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptconv.words import Words
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -33,7 +35,23 @@ class Index:
     dim: str
 
 
-Let = Choice | Index
+@dataclass(frozen=True)
+class Name:
+    """`let head * NAME`: one part of a key, whatever it says. default: what it is called coming from a layout whose
+    keys don't have it."""
+
+    name: str
+    default: str
+
+
+@dataclass(frozen=True)
+class Rest:
+    """`let rest **`: all the parts of a key that are left; for `drop` and `create` lines."""
+
+    name: str
+
+
+Let = Choice | Index | Name | Rest
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter (or one per value of its placeholders) in all layouts; None where a layout lacks it."""
+    """One parameter (or one per value of its placeholders) in all layouts; None where a layout lacks it.
+
+    option: the name that all rows which are there or not together share; `!name`: there where those aren't.
+    """
 
     line: int
     shape: tuple[str, ...]
@@ -89,12 +110,98 @@ class Const:
 
 @dataclass(frozen=True)
 class Create:
-    """How a layout gets a key that the source lacks: tied to another of its keys."""
+    """How a layout gets a key that the source lacks: tied to another of its keys, or filled with a number."""
+
+    line: int
+    layout: str
+    template: str
+    source: str | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Has:
+    """`has LAYOUT OPTION`: the layout's files always have the option's rows; `create` lines make them up."""
+
+    line: int
+    layout: str
+    option: str
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """`lacks LAYOUT OPTION REASON`: the layout has no place for the option's rows; files with them are refused."""
+
+    line: int
+    layout: str
+    option: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Heads:
+    """`heads LAYOUT OPTION…`: a file of this layout has the rows of at most one of these options."""
+
+    line: int
+    layout: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """`fold LAYOUT KEY INTO`: for targets that lack KEY, its first row is added to every row of INTO."""
 
     line: int
     layout: str
     key: str
-    source: str
+    into: str
+
+
+@dataclass(frozen=True)
+class Default:
+    """`default DIM N`: the size of a dim that no tensor of the source shows."""
+
+    line: int
+    dim: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """`spelling LAYOUT OLD NEW`: files of this layout may have OLD as a key's last part; it is read as NEW."""
+
+    line: int
+    layout: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Base:
+    """`base LAYOUT PREFIX`: files of the bare model lack this prefix; its keys are read with it."""
+
+    line: int
+    layout: str
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """Another model that this table would take for its own: recognised by a key or by a condition over the dims."""
+
+    line: int
+    key: str | None
+    condition: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """`size NAME CONDITION`: what a model of these dims is called."""
+
+    line: int
+    name: str
+    condition: str
 
 
 @dataclass(frozen=True)
@@ -147,6 +254,7 @@ class Field:
 
     synonyms: rows of values that differ in spelling between the layouts. cases: (condition, value) pairs, the first
     true one of which replaces `value`. requires: (condition over `value` and the dims, reason) pairs that must hold.
+    only: a condition without which the field isn't written.
     """
 
     line: int
@@ -156,6 +264,7 @@ class Field:
     synonyms: tuple[tuple[str, ...], ...] = ()
     cases: tuple[tuple[str, str], ...] = ()
     requires: tuple[tuple[str, str], ...] = ()
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,10 +281,21 @@ class Table:
     consts: tuple[Const, ...]
     creates: tuple[Create, ...]
     drops: tuple[Drop, ...]
+    has: tuple[Has, ...]
+    lacks: tuple[Lacks, ...]
+    heads: tuple[Heads, ...]
+    folds: tuple[Fold, ...]
+    defaults: tuple[Default, ...]
+    spellings: tuple[Spelling, ...]
+    bases: tuple[Base, ...]
+    strangers: tuple[Stranger, ...]
+    known: tuple[Known, ...]
     resizes: tuple[Resize, ...]
     spares: tuple[Spare, ...]
     fields: tuple[Field, ...]
     code: Mapping[str, tuple[str, ...]]
+    about: Mapping[str, str]
+    words: Words
 
     def column(self, layout: str) -> int:
         """Index of the layout's column; KeyError for a name that the table lacks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -83,6 +83,24 @@ class Dictionary:
         """The dictionary with `madeupword0000`, … on the end, as fairseq pads one, until it has `size` symbols."""
         made_up = (name for name in (f"madeupword{number:04d}" for number in count()) if name not in self.ids)
         return Dictionary(self.symbols + tuple(next(made_up) for _ in range(size - len(self))))
+
+    def with_appended(self, symbols: Iterable[str]) -> Dictionary:
+        """The dictionary with each of `symbols` that it lacks on the end.
+
+        As fairseq's tasks do after reading dict.txt: `dictionary.add_symbol("<mask>")` (fairseq/tasks/masked_lm.py).
+        """
+        return Dictionary(self.symbols + tuple(symbol for symbol in symbols if symbol not in self.ids))
+
+    def without_appended(self, symbols: Sequence[str]) -> Dictionary:
+        """What dict.txt has to list, so that `with_appended` of the same `symbols` gives this dictionary again.
+
+        Those that come last are left out; where others follow them, they are listed, and the task finds them there.
+        """
+        for last in range(len(symbols), 0, -1):
+            shorter = Dictionary(self.symbols[:-last])
+            if shorter.with_appended(symbols) == self:
+                return shorter
+        return self
 
 
 def _parse_line(line: str, number: int, path: str | os.PathLike[str]) -> tuple[str, bool]:

@@ -17,6 +17,8 @@ from typing import Any
 from ckptconv.vocabulary import Charsmap, SpmModel
 
 SPACE = "\u2581"  # ▁, how sentencepiece spells a space
+# Before a symbol that segmentation must never yield. The model meets no space (it is ▁ by then), so none matches.
+HIDDEN = " "
 # Unicode's noncharacters: never in a text, and no normalisation changes them.
 BARRIER, *SHIELDS = map(chr, range(0xFDD0, 0xFDF0))
 

@@ -1,8 +1,14 @@
-"""tokenizer.json from a sentencepiece model and fairseq's dictionary, and the dictionary back from a tokenizer.json.
+"""tokenizer.json from a sentencepiece model and fairseq's dictionary.
 
-fairseq cuts text into pieces with sentencepiece, looks each up in dict.txt, and appends `</s>`; sentencepiece's own ids
-play no part. Here both steps are one `Unigram` model whose vocabulary is the dictionary in its order, with the scores
-of the sentencepiece model. Only json is written: neither tokenizers, sentencepiece nor transformers is needed.
+fairseq cuts text into pieces with sentencepiece, looks each up in dict.txt, and puts the special tokens around;
+sentencepiece's own ids play no part. Here both steps are one `Unigram` model whose vocabulary is the dictionary in its
+order, with the scores of the sentencepiece model. Symbols that come after fairseq's own last one (`<mask>`) are tokens
+that somebody added, and so they are in the tokenizer.json. Only json is written: neither tokenizers, sentencepiece nor
+transformers is needed.
+
+No class of transformers is named as the tokenizer's: transformers 5's XLMRobertaTokenizer takes the vocabulary and
+puts a normaliser of its own in front, which knows no decomposed accents, Hangul from jamo or half-width ｶﾞ. Without a
+name, AutoTokenizer of 4 and 5 both use the file as it is.
 
 Where two ways to cut a text score exactly alike ("gg", "g" and "g", "gg"), sentencepiece's float32 sums decide between
 them by their rounding, tokenizers' float64 by theirs: the one difference that no tokenizer.json can remove.
@@ -12,23 +18,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
-from ckptconv.vocabulary import SPECIAL, UNK, Dictionary, Piece, PieceType, SpmModel, read_small
-from ckptconv.vocabulary.normalizer import SPACE, normalizer
+from ckptconv.vocabulary import SPECIAL, UNK, Dictionary, Piece, PieceType, SpmModel
+from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.vocabulary.normalizer import HIDDEN, SPACE, normalizer
+from ckptconv.words import DELTALM, Words
+
+__all__ = ["TokenizerReport", "export_dictionary", "export_tokenizer", "tokenizer_files"]
 
 # Symbols that stand for something else than text, and are typed as they are: [de_DE], <2de>, <lang:xx>, __de__.
 MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|__\S+__")
 # What Python's str.split, with which fairseq cuts a line of pieces into words, takes for a space.
 OTHER_SPACES = tuple(char for char in map(chr, range(0x3001)) if char.isspace() and char != " ")
-# Before a symbol that segmentation must never yield. The model meets no space (it is ▁ by then), so none matches.
-HIDDEN = " "
-END = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+# What fairseq fills a dictionary up with, so that it has as many symbols as the embedding has rows.
+MADE_UP = re.compile(r"madeupword\d+")
+MASK = "<mask>"
 
 
 @dataclass(frozen=True)
@@ -36,80 +46,62 @@ class TokenizerReport:
     """What was written, and where its ids can differ from fairseq's.
 
     vocab_size: tokens in tokenizer.json. files: names of the files. markers: symbols (language tokens) that are special
-    tokens now. unreachable: pieces of the sentencepiece model that the dictionary lacks; fairseq has one `<unk>` for
-    each, tokenizer.json cuts that text into other pieces. notes: a sentence on each thing worth telling.
+    tokens now, `<mask>` not among them. added: ordinary tokens after the family's last one. unreachable: pieces of the
+    sentencepiece model that the dictionary lacks; fairseq has one `<unk>` for each, tokenizer.json cuts that text into
+    other pieces. notes: a sentence on each thing worth telling.
     """
 
     vocab_size: int
     files: tuple[str, ...]
     markers: tuple[str, ...]
+    added: tuple[str, ...]
     unreachable: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def export_tokenizer(
-    spm: Path, dictionary: Dictionary, vocab_size: int, directory: Path, max_length: int | None = None
+    spm: Path,
+    dictionary: Dictionary,
+    vocab_size: int,
+    directory: Path,
+    max_length: int | None = None,
+    words: Words = DELTALM,
 ) -> TokenizerReport:
     """Writes tokenizer.json and tokenizer_config.json into `directory`, which exists.
 
-    vocab_size: rows of the embedding. max_length: tokens that the model has positions for, `</s>` included.
+    vocab_size: rows of the embedding. max_length: tokens that the model has positions for, special ones included.
+    words: the family's special tokens; those of `words.appended` that the dictionary lacks come after it.
     VocabularyMismatch if the dictionary has more symbols than rows or the files are damaged; Unsupported for a
     sentencepiece model that isn't a unigram one.
     """
-    files, report = tokenizer_files(SpmModel.read(spm), dictionary, vocab_size, max_length)
+    files, report = tokenizer_files(SpmModel.read(spm), dictionary, vocab_size, max_length, words)
     for name, content in files.items():
         (directory / name).write_bytes(content)
     return report
 
 
 def tokenizer_files(
-    spm: SpmModel, dictionary: Dictionary, vocab_size: int, max_length: int | None = None
+    spm: SpmModel, dictionary: Dictionary, vocab_size: int, max_length: int | None = None, words: Words = DELTALM
 ) -> tuple[dict[str, bytes], TokenizerReport]:
     """The content of each file that `export_tokenizer` writes, by its name, and the report."""
+    dictionary = dictionary.with_appended(words.appended)
     if len(dictionary) > vocab_size:
         raise VocabularyMismatch(
             f"the dictionary has {len(dictionary)} symbols (4 special ones included), and the embedding only "
             f"{vocab_size} rows; give the dictionary that the model was trained with"
         )
     _check_supported(spm)
-    roles = _Roles(spm, dictionary)
+    roles = _Roles(spm, dictionary, words.appended)
     try:
-        before, after = _json(_tokenizer(spm, dictionary, roles)).split(b'"vocab": []')
+        before, after = _json(_tokenizer(spm, dictionary, roles, words)).split(b'"vocab": []')
     except (ValueError, IndexError) as error:
         raise VocabularyMismatch(f"{spm.path}: the normaliser's rules are damaged: {error}", spm.path) from None
     files = {
         "tokenizer.json": b'%s"vocab": [%s]%s' % (before, _vocabulary(dictionary, roles), after),
-        "tokenizer_config.json": _json(_config(roles.markers, max_length)),
+        "tokenizer_config.json": _json(_config(words, roles.markers, max_length)),
     }
-    notes = tuple(_notes(roles, len(dictionary), vocab_size))
-    return files, TokenizerReport(len(dictionary), tuple(files), roles.markers, roles.unreachable, notes)
-
-
-def export_dictionary(directory: Path) -> Dictionary:
-    """fairseq's dictionary for the tokenizer.json in `directory`: its tokens in the order of their ids.
-
-    The same symbols in the same order as the dict.txt that `export_tokenizer` was given. VocabularyMismatch if the
-    first four tokens aren't fairseq's, or ids are left out.
-    """
-    path = directory / "tokenizer.json"
-    try:
-        content = json.loads(read_small(path))
-        vocab, added = content["model"]["vocab"], content.get("added_tokens") or ()
-        listed = {index: token for index, (token, _) in enumerate(vocab)} if isinstance(vocab, list) else {}
-        listed |= {index: token for token, index in vocab.items()} if isinstance(vocab, dict) else {}
-        listed |= {token["id"]: token["content"] for token in added}
-        symbols = tuple(str(listed[index]).removeprefix(HIDDEN) for index in range(len(listed)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise VocabularyMismatch(
-            f"{path} is not a tokenizer.json that lists a token for each id from 0 on, so no dictionary can be made "
-            "of it; give the one that the model was trained with (--dict)",
-            path,
-        ) from None
-    if symbols[: len(SPECIAL)] != SPECIAL:
-        raise VocabularyMismatch(
-            f"{path} begins with {', '.join(symbols[:4])}, and fairseq's dictionaries with {', '.join(SPECIAL)}", path
-        )
-    return Dictionary(symbols)
+    notes = tuple(_notes(roles, words, spm, dictionary, vocab_size))
+    return files, TokenizerReport(roles.stop, tuple(files), roles.markers, roles.added, roles.unreachable, notes)
 
 
 def _check_supported(spm: SpmModel) -> None:
@@ -126,7 +118,7 @@ def _check_supported(spm: SpmModel) -> None:
 class _Roles:
     """What each symbol of the dictionary is to the tokenizer: found in text, or there for its id only."""
 
-    def __init__(self, spm: SpmModel, dictionary: Dictionary) -> None:
+    def __init__(self, spm: SpmModel, dictionary: Dictionary, appended: Sequence[str]) -> None:
         found = [p for p in spm.pieces if p.type in (PieceType.NORMAL, PieceType.USER_DEFINED)]
         scores = [p.score for p in found if p.type == PieceType.NORMAL]
         if not scores:
@@ -143,13 +135,20 @@ class _Roles:
         self.alone = "" if bytes_ else "".join(c for c in missing if len(c) == 1 and c not in inside and c != SPACE)
         self.unreachable = tuple(text for text in missing if text not in self.alone)
         self.spaces = tuple(c for c in OTHER_SPACES if c in self.known or not bytes_)
-        rest = [s for s in dictionary.ids if s not in self.scores and s not in SPECIAL and s not in bytes_]
-        self.markers = tuple(symbol for symbol in rest if MARKER.fullmatch(symbol))
+        # The model's vocabulary ends at `size`; the tokens that somebody added follow it, until `stop`.
+        self.size, self.stop = _bounds(dictionary, appended, self.scores)
+        late = dictionary.symbols[self.size : self.stop]
+        self.added = tuple(symbol for symbol in late if not MARKER.fullmatch(symbol))
+        other = {*self.scores, *SPECIAL, *bytes_, *dictionary.symbols[self.size :]}
+        self.appended = tuple(symbol for symbol in appended if symbol not in other)
+        rest = [s for s in dictionary.ids if s not in other and s not in appended]
+        early = tuple(symbol for symbol in rest if MARKER.fullmatch(symbol))
+        self.markers = (*early, *(symbol for symbol in late if symbol not in self.added))
         # sentencepiece makes one piece of a run of characters it doesn't know, and fairseq looks that up too.
         self.runs = (
             () if bytes_ else tuple(s for s in rest if s and MARKER.fullmatch(s) is None and not self.known & {*s})
         )
-        self.literal = (*SPECIAL, *(text for text in bytes_ if text in dictionary.ids), *self.markers)
+        self.literal = (*SPECIAL, *(text for text in bytes_ if text in dictionary.ids), *self.appended, *early)
         self.inert = {*self.literal, *self.runs}
         self.cuts, self.uncut = _cuts(self.literal, self.scores, self.known)
 
@@ -160,6 +159,26 @@ class _Roles:
         if index < len(SPECIAL) or (symbol in self.inert and symbol not in SPECIAL):
             return symbol, self.floor
         return HIDDEN + symbol, self.floor
+
+
+def _bounds(dictionary: Dictionary, appended: Sequence[str], pieces: Mapping[str, float]) -> tuple[int, int]:
+    """How many symbols the model's vocabulary has, and where the tokens end that were added after the `appended` ones.
+
+    None were where there are no `appended` ones; made-up words on the end are there for their rows only.
+    """
+    stop = len(dictionary)
+    first = max((dictionary.ids[symbol] for symbol in appended), default=stop - 1) + 1
+    while stop > first and MADE_UP.fullmatch(dictionary.symbols[stop - 1]):
+        stop -= 1
+    size = stop
+    while size > first and _can_be_added(dictionary, size - 1, pieces):
+        size -= 1
+    return size, stop
+
+
+def _can_be_added(dictionary: Dictionary, index: int, pieces: Mapping[str, float]) -> bool:
+    symbol = dictionary.symbols[index]
+    return symbol != "" and symbol not in pieces and symbol not in SPECIAL and dictionary.ids[symbol] == index
 
 
 def _score(piece: Piece) -> float:
@@ -185,21 +204,27 @@ def _cuts(literal: Sequence[str], pieces: Iterable[str], known: set[str]) -> tup
     return cuts, uncut
 
 
-def _tokenizer(spm: SpmModel, dictionary: Dictionary, roles: _Roles) -> dict[str, Any]:
-    special = [*enumerate(SPECIAL), *((dictionary.ids[symbol], symbol) for symbol in roles.markers)]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+def _tokenizer(spm: SpmModel, dictionary: Dictionary, roles: _Roles, words: Words) -> dict[str, Any]:
+    ids = {**dictionary.ids, **{symbol: index for index, symbol in enumerate(SPECIAL)}}
+    tokens = {*SPECIAL, *words.appended, *roles.markers, *roles.added}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index, "content": symbol, **flags} for index, symbol in sorted(special)],
+        "added_tokens": [
+            {"id": ids[token], **_token(token, token in words.appended, token not in roles.added)}
+            for token in sorted(tokens, key=ids.__getitem__)
+        ],
         "normalizer": normalizer(spm),
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers(roles)},
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [_sequence("A"), END],
-            "pair": [_sequence("A"), END, _sequence("B"), END],
-            "special_tokens": {"</s>": {"id": "</s>", "ids": [SPECIAL.index("</s>")], "tokens": ["</s>"]}},
+            "single": [_part(name) for name in words.single],
+            "pair": [_part(name) for name in words.pair],
+            "special_tokens": {
+                name: {"id": name, "ids": [ids[name]], "tokens": [name]}
+                for name in sorted({*words.single, *words.pair} - {"$A", "$B"})
+            },
         },
         "decoder": _decoder(spm),
         "model": {
@@ -211,10 +236,16 @@ def _tokenizer(spm: SpmModel, dictionary: Dictionary, roles: _Roles) -> dict[str
     }
 
 
+def _token(content: str, lstrip: bool, special: bool) -> dict[str, Any]:
+    """A token that is looked for before anything is normalised; `<mask>` takes the spaces before it along, as HF's."""
+    flags = {"single_word": False, "lstrip": lstrip, "rstrip": False, "normalized": False, "special": special}
+    return {"content": content, **flags}
+
+
 def _vocabulary(dictionary: Dictionary, roles: _Roles) -> bytearray:
     """The model's vocabulary in json. Entry by entry: a quarter of a million at once would take 100 MB on the way."""
     listed = bytearray()
-    for index, symbol in enumerate(dictionary.symbols):
+    for index, symbol in enumerate(dictionary.symbols[: roles.size]):
         listed += b", " * bool(index) + json.dumps(roles.entry(index, symbol), ensure_ascii=False).encode("utf-8")
     return listed
 
@@ -237,22 +268,26 @@ def _decoder(spm: SpmModel) -> dict[str, Any]:
     return {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]}
 
 
-def _config(markers: Sequence[str], max_length: int | None) -> dict[str, Any]:
+def _config(words: Words, markers: Sequence[str], max_length: int | None) -> dict[str, Any]:
     names = zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True)
+    around = {"cls_token": words.single[0], "sep_token": words.single[-1]} if words.single[0] != "$A" else {}
+    masks = {"mask_token": {"__type": "AddedToken", **_token(MASK, True, True)}} if MASK in words.appended else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **dict(names),
+        **around,
+        **masks,
         **({"additional_special_tokens": list(markers)} if markers else {}),
         **({"model_max_length": max_length} if max_length is not None else {}),
         "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "right",
         "clean_up_tokenization_spaces": False,
-        # "</s>" typed in a text is text, as to fairseq; not where language tokens shall be typed.
-        "split_special_tokens": not markers,
+        # "</s>" typed in a text is text, as to fairseq; not where language tokens or <mask> shall be typed.
+        "split_special_tokens": not markers and not words.appended,
     }
 
 
-def _notes(roles: _Roles, symbols: int, vocab_size: int) -> Iterable[str]:
+def _notes(roles: _Roles, words: Words, spm: SpmModel, dictionary: Dictionary, vocab_size: int) -> Iterable[str]:
     if roles.unreachable:
         yield (
             f"{len(roles.unreachable)} pieces of the sentencepiece model are not in the dictionary "
@@ -272,9 +307,21 @@ def _notes(roles: _Roles, symbols: int, vocab_size: int) -> Iterable[str]:
         )
     if roles.uncut:
         yield f"typed as they are, {_some(roles.uncut)} may be cut into other pieces than by sentencepiece"
-    if vocab_size > symbols:
-        rows = f"{symbols} to {vocab_size - 1}"
-        yield f"{vocab_size - symbols} rows of the embedding ({rows}) have no symbol in the dictionary"
+    if words.spm and not _numbered_by(spm, dictionary, roles):
+        yield (
+            f"the dictionary's ids are not those of the sentencepiece model plus one: load the tokenizer with "
+            f"AutoTokenizer, because XLMRobertaTokenizer of transformers 4 counts the pieces in {words.spm}"
+        )
+    if vocab_size > roles.stop:
+        made_up = ", or a made-up one" if roles.stop < len(dictionary) else ""
+        rows = f"{roles.stop} to {vocab_size - 1}"
+        yield f"{vocab_size - roles.stop} rows of the embedding ({rows}) have no symbol in the dictionary{made_up}"
+
+
+def _numbered_by(spm: SpmModel, dictionary: Dictionary, roles: _Roles) -> bool:
+    """Whether HF's rule for XLM-R (id = id in the sentencepiece model + 1) gives the dictionary's ids."""
+    pieces = tuple(piece.text for piece in spm.pieces[len(SPECIAL) - 1 :])
+    return dictionary.symbols[len(SPECIAL) : roles.size] == (*pieces, *roles.appended)
 
 
 def _some(items: Sequence[str]) -> str:
@@ -293,8 +340,10 @@ def _metaspace(prepend: str) -> dict[str, Any]:
     return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prepend, "split": True}
 
 
-def _sequence(name: str) -> dict[str, Any]:
-    return {"Sequence": {"id": name, "type_id": 0}}
+def _part(name: str) -> dict[str, Any]:
+    """A part of a template: a text's pieces, or a special token."""
+    kind, key = ("Sequence", name[1:]) if name in ("$A", "$B") else ("SpecialToken", name)
+    return {kind: {"id": key, "type_id": 0}}
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -198,12 +198,17 @@ def test_a_bias_of_integers_is_no_weight(tmp_path: Path):
     assert "encoder.layers.0.fc1.bias (I64)" in document["error"]["message"]
 
 
-def test_a_prefix_in_front_of_every_key_is_found(tmp_path: Path):
+def test_a_prefix_in_front_of_every_key_is_taken_off_and_told(tmp_path: Path):
     state = {f"module.{key}": value for key, value in finetuned()["model"].items()}
-    torch.save({"model": state}, tmp_path / "ddp.pt")
+    torch.save({**finetuned(), "model": state}, tmp_path / "ddp.pt")
     code, document, _ = invoke("convert", tmp_path / "ddp.pt", tmp_path / "out", "--to", "hf", "--json")
-    assert (code, document["error"]["kind"]) == (3, "unknown_layout")
-    assert "All keys begin with `module.`; without it, 100% of them fit deltalm/fairseq" in document["error"]["message"]
+    assert code == 0
+    assert "all keys begin with `module.`: read without it" in document["notes"]
+    sources = {key for step in document["tensors"] for key in step["from"]}
+    sources |= {told["key"] for told in document["dropped"]}
+    assert state.keys() <= sources
+    code, document, _ = invoke("inspect", tmp_path / "ddp.pt", "--json")
+    assert (document["layout"], document["misfits"]["unexpected"]) == ("deltalm/fairseq", 0)
 
 
 def test_a_sparse_giant_of_layers_is_quick_and_unknown(tmp_path: Path):

@@ -9,7 +9,8 @@ import pytest
 
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.expressions import evaluate
-from ckptconv.tables.fields import Resolved, Sides, parse_value, resolve
+from ckptconv.tables.fields import COMPUTED, Resolved, Sides, parse_value, resolve
+from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
 
 DELTALM = next(table for table in tables() if table.family == "deltalm")
@@ -133,7 +134,7 @@ def test_set_reads_any_layouts_name_in_its_own_sense_and_refuses_others():
 @pytest.mark.parametrize("table", tables(), ids=lambda table: table.family)
 def test_every_pair_resolves_without_a_config(table: Table):
     for source, target in permutations([layout.name for layout in table.layouts], 2):
-        dims = {**DIMS, **{equal.name: True for equal in table.equals}}
+        dims = {**sample_dims(table), **{equal.name: True for equal in table.equals}, **dict.fromkeys(COMPUTED, "x")}
         result = resolve(Sides(table, source, target, dims, dims, {}, {}, {}))
         assert not result.contradictions
         assert {value.origin for value in result.values} <= {"tensors", "default", "constant"}

@@ -13,6 +13,7 @@ from ckptconv.tables.expand import expand
 from ckptconv.tables.fit import candidates, expected_keys, fit
 from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
+from tests.toy import held
 
 KEYS = Path(__file__).parent.parent / "golden" / "keys"
 LAYOUTS = [(table, layout.name) for table in tables() for layout in table.layouts]
@@ -58,7 +59,7 @@ def test_real_key_lists_fit_their_layout_exactly(name: str):
 @pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
 @pytest.mark.parametrize("options", [True, False])
 def test_what_a_table_expands_to_fits_it(table: Table, layout: str, options: bool):
-    dims = sample_dims(table, options)
+    dims = held(table, layout, sample_dims(table, options))
     found = fit(table, layout, dict(expected_keys(table, layout, dims)))
     assert found.exact
     assert found.coverage == 1
@@ -72,7 +73,7 @@ def test_what_a_table_expands_to_fits_it(table: Table, layout: str, options: boo
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_one_key_missing_renamed_or_reshaped_is_found(table: Table, layout: str, data: st.DataObject):
-    dims = sample_dims(table)
+    dims = held(table, layout, sample_dims(table))
     complete = dict(expected_keys(table, layout, dims))
     ties = {key for tie in table.ties if tie.layout == layout for key in tie.keys}
     consts = {const.template for const in table.consts}

@@ -1,0 +1,135 @@
+"""A table while it is being read: what has been said so far, and what every kind of line checks."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckptconv.tables.model import (
+    Base,
+    Const,
+    Create,
+    Default,
+    Drop,
+    Equal,
+    Field,
+    Fold,
+    Has,
+    Heads,
+    Known,
+    Lacks,
+    Layout,
+    Let,
+    Resize,
+    Row,
+    Spare,
+    Spelling,
+    Stranger,
+    Table,
+    Tie,
+)
+from ckptconv.text import printable
+from ckptconv.words import Words
+
+DITTO, NONE = '"', "-"
+
+
+class Bad(Exception):
+    """A defect on the line being read; `parse` adds the place."""
+
+
+@dataclass
+class Draft:
+    """What has been read so far, and the prefixes in force."""
+
+    family: str = ""
+    layouts: list[Layout] = field(default_factory=list)
+    lets: dict[str, Let] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+    equals: list[Equal] = field(default_factory=list)
+    consts: list[Const] = field(default_factory=list)
+    creates: list[Create] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+    has: list[Has] = field(default_factory=list)
+    lacks: list[Lacks] = field(default_factory=list)
+    heads: list[Heads] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
+    defaults: list[Default] = field(default_factory=list)
+    spellings: list[Spelling] = field(default_factory=list)
+    bases: list[Base] = field(default_factory=list)
+    strangers: list[Stranger] = field(default_factory=list)
+    known: list[Known] = field(default_factory=list)
+    resizes: list[Resize] = field(default_factory=list)
+    spares: list[Spare] = field(default_factory=list)
+    fields: list[Field] = field(default_factory=list)
+    code: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    words: Words = field(default_factory=Words)
+    key_prefixes: list[str] = field(default_factory=list)
+    field_prefixes: list[str] = field(default_factory=list)
+
+    def table(self, path: Path) -> Table:
+        """The finished table."""
+        return Table(
+            family=self.family or path.stem,
+            path=path,
+            layouts=tuple(self.layouts),
+            lets=self.lets,
+            rows=tuple(self.rows),
+            ties=tuple(self.ties),
+            equals=tuple(self.equals),
+            consts=tuple(self.consts),
+            creates=tuple(self.creates),
+            drops=tuple(self.drops),
+            has=tuple(self.has),
+            lacks=tuple(self.lacks),
+            heads=tuple(self.heads),
+            folds=tuple(self.folds),
+            defaults=tuple(self.defaults),
+            spellings=tuple(self.spellings),
+            bases=tuple(self.bases),
+            strangers=tuple(self.strangers),
+            known=tuple(self.known),
+            resizes=tuple(self.resizes),
+            spares=tuple(self.spares),
+            fields=tuple(self.fields),
+            code=self.code,
+            about=self.about,
+            words=self.words,
+        )
+
+
+def expect(condition: object, message: str) -> None:
+    """Raises Bad with the message where the condition doesn't hold."""
+    if not condition:
+        raise Bad(message)
+
+
+def layouts_named(draft: Draft, patterns: str) -> list[str]:
+    """`hf`, `fairseq,fairseq-0.10` or `fairseq*` → the layouts' names. Raises Bad for one that fits no layout."""
+    known = [layout.name for layout in draft.layouts]
+    for pattern in patterns.split(","):
+        expect(
+            fnmatch.filter(known, pattern), f"unknown layout `{printable(pattern)}`; expected one of {', '.join(known)}"
+        )
+    return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns.split(","))]
+
+
+def layout_named(draft: Draft, name: str) -> str:
+    """The name of one layout. Raises Bad for one that the table lacks."""
+    names = layouts_named(draft, name)
+    expect(len(names) == 1, f"expected one layout, got {printable(name)}")
+    return names[0]
+
+
+def cells(draft: Draft, words: list[str], what: str) -> list[str | None]:
+    """One word per layout: `"` repeats the one to the left, `-` is None. Raises Bad for more or fewer."""
+    count = len(draft.layouts)
+    expect(len(words) == count, f"got {len(words)} {what}, expected {count}, one per layout (- for none)")
+    found: list[str | None] = []
+    for number, word in enumerate(words):
+        expect(word != DITTO or number, "the first column can't be `\"`, the same as the one to its left")
+        found.append(found[-1] if word == DITTO else None if word == NONE else word)
+    return found
