@@ -11,7 +11,7 @@ from ckptconv.errors import DoesNotFit, NotACheckpoint, UnknownLayout
 from ckptconv.keys import collapsed
 from ckptconv.tables.catalog import layout_named
 from ckptconv.tables.expressions import evaluate
-from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, candidates, fit
+from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, candidates, fit, key_index
 from ckptconv.tables.model import Stranger, Table
 from ckptconv.text import printable
 
@@ -159,7 +159,7 @@ def _misfit(checkpoint: Checkpoint, found: Fit) -> str:
     if found.missing:
         parts.append(f"Missing, {len(found.missing)}: {_some(collapsed(found.missing))}.")
     if found.unexpected:
-        parts.append(f"Left over, {len(found.unexpected)}: {_some(collapsed(found.unexpected))}.")
+        parts.append(f"Left over, {len(found.unexpected)}: {_some(collapsed(found.unexpected))}.{_mixed(found)}")
     if found.mismatched:
         shown = [
             f"{table.where(each.line)}: {printable(each.key)}; got {list(each.got)}, expected {list(each.expected)}"
@@ -172,6 +172,16 @@ def _misfit(checkpoint: Checkpoint, found: Fit) -> str:
         )
     parts.append("Nothing was written; see it all with `ckptconv inspect --tensors`, or bring a table with --table.")
     return "\n".join(parts)
+
+
+def _mixed(found: Fit) -> str:
+    """What the keys that are left over are in another layout of the family, if all of them are keys of one."""
+    table = found.table
+    for layout in table.layouts:
+        index = key_index(table, layout.name)
+        if layout != found.layout and all(index.find(key)[0] for key in found.unexpected):
+            return f" Those are keys of {table.family}/{layout.name}: the file mixes two layouts; expected one."
+    return ""
 
 
 def _some(keys: Iterable[str]) -> str:

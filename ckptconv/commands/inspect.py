@@ -127,7 +127,7 @@ def _size(found: Fit) -> str:
 
 def _notes(checkpoint: Checkpoint, found: Fit) -> Iterator[str]:
     """How the keys were read, what is there besides parameters, and which could be tied."""
-    yield from found.spelled.notes
+    yield from found.notes
     reasons: dict[str, list[str]] = {}
     for key, drop in found.drops.items():
         reasons.setdefault(drop.reason, []).append(key)

@@ -237,7 +237,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     )
     plan = respelled(replace(plan, dropped=(*plan.dropped, *other)), fit.spelled.original)
     made = extras(fit.table, target, config, beside, labels, plan.dims)
-    notes = (*checkpoint.notes, *fit.spelled.notes, *beside.notes, *labels.notes, *config.notes, *made.notes)
+    notes = (*checkpoint.notes, *fit.notes, *beside.notes, *labels.notes, *config.notes, *made.notes)
     return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
 
 
@@ -284,8 +284,9 @@ def _resolve(checkpoint: Checkpoint, sides: Sides) -> Resolved:
         raise WrongUse(f"--set {printable(name)}: {sides.table.family} has no such field; {hint}.") from None
     if config.contradictions:
         raise DoesNotFit(
-            f"The config contradicts the tensors of {printable(checkpoint.path.name)}: "
-            f"{'; '.join(config.contradictions)}. Correct the config, or use the checkpoint that it belongs to.",
+            f"The config doesn't go with the tensors of {printable(checkpoint.path.name)}: "
+            f"{'; '.join(config.contradictions)}. Correct the config, use the checkpoint that it belongs to, or "
+            "overrule it with --set FIELD=VALUE.",
             checkpoint.path,
         )
     return config

@@ -36,7 +36,7 @@ def choose(fit: Fit, target: str, head: str | None = None, create: tuple[str, ..
     kept, name = _kept(fit, target, head, heads)
     left = [option for option in heads if fit.dims.get(option) and option not in kept]
     dims: dict[str, int | bool] = {line.dim: line.size for line in fit.table.defaults}
-    dims |= {key: value for key, value in fit.dims.items() if not _other_name(fit.table, key, name)}
+    dims |= fit.dims if name is None else _of_name(fit, name)
     dims |= dict.fromkeys(left, False)
     _require_place(fit, target, dims)
     dims |= {line.option: True for line in fit.table.has if line.layout == target}
@@ -82,10 +82,14 @@ def _kept(fit: Fit, target: str, head: str | None, heads: Mapping[str, str | Non
     )
 
 
-def _other_name(table: Table, key: str, name: str | None) -> bool:
-    """Whether the dim belongs to a head that isn't the chosen one."""
-    placeholder, equals, value = key.partition("=")
-    return name is not None and bool(equals) and placeholder in table.lets and value != name
+def _of_name(fit: Fit, name: str) -> Dims:
+    """The dims with one head only: its name, and its own sizes (`labels@mnli`)."""
+    kept: dict[str, int | bool] = {}
+    for key, value in fit.dims.items():
+        placeholder, equals, named = key.partition("=")
+        if "@" not in key and not (equals and placeholder in fit.table.lets and named != name):
+            kept[key] = fit.dims.get(f"{key}@{name}", value)
+    return kept
 
 
 def _require_place(fit: Fit, target: str, dims: Dims) -> None:

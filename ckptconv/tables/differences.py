@@ -42,14 +42,15 @@ def _equal(draft: Draft, words: list[str], line: int) -> None:
 
 
 def _const(draft: Draft, words: list[str], line: int) -> None:
-    expect(len(words) == 6, "expected `const LAYOUT KEY DTYPE SHAPE VALUE`, for instance `F32 1 3`")
-    _, layout, key, dtype, shape, value = words
+    expect(len(words) >= 6, "expected `const LAYOUT KEY DTYPE SHAPE VALUE [WITHOUT…]`, for instance `F32 1 3`")
+    _, layout, key, dtype, shape, value, *without = words
     expect(dtype in BY_NAME, f"unknown dtype `{printable(dtype)}`; expected one of {', '.join(BY_NAME)}")
     try:
         sizes = tuple(int(size) for size in shape.split(","))
     except ValueError:
         raise Bad("SHAPE must be sizes such as `1` or `1,3`") from None
-    draft.consts.append(Const(line, layout_named(draft, layout), key, dtype, sizes, _number(value)))
+    const = Const(line, layout_named(draft, layout), key, dtype, sizes, _number(value), " ".join(without))
+    draft.consts.append(const)
 
 
 def _number(text: str) -> float:

@@ -73,6 +73,17 @@ class Fit:
         return f"{self.table.family}/{self.layout.name}"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """How the keys were read, and what is missed by a file that lacks a constant."""
+        there = {const.template for const in self.consts.values()}
+        lacking = [
+            f"{const.template} is absent: {const.without}"
+            for const in self.table.consts
+            if const.layout == self.layout.name and const.without and const.template not in there
+        ]
+        return (*self.spelled.notes, *lacking)
+
+    @property
     def exact(self) -> bool:
         """Whether nothing is missing, left over or of another shape."""
         return not (self.missing or self.unexpected or self.mismatched)

@@ -98,7 +98,7 @@ class Equal:
 
 @dataclass(frozen=True)
 class Const:
-    """A key that one layout has and that always holds the same number."""
+    """A key that one layout has and that always holds the same number. without: what a file that lacks it suffers."""
 
     line: int
     layout: str
@@ -106,6 +106,7 @@ class Const:
     dtype: str
     shape: tuple[int, ...]
     value: float
+    without: str
 
 
 @dataclass(frozen=True)

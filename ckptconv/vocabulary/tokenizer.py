@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -136,7 +136,7 @@ class _Roles:
         self.unreachable = tuple(text for text in missing if text not in self.alone)
         self.spaces = tuple(c for c in OTHER_SPACES if c in self.known or not bytes_)
         # The model's vocabulary ends at `size`; the tokens that somebody added follow it, until `stop`.
-        self.size, self.stop = _bounds(dictionary, appended, self.scores)
+        self.size, self.stop = _bounds(dictionary, appended, {*self.scores, *bytes_, *SPECIAL})
         late = dictionary.symbols[self.size : self.stop]
         self.added = tuple(symbol for symbol in late if not MARKER.fullmatch(symbol))
         other = {*self.scores, *SPECIAL, *bytes_, *dictionary.symbols[self.size :]}
@@ -161,7 +161,7 @@ class _Roles:
         return HIDDEN + symbol, self.floor
 
 
-def _bounds(dictionary: Dictionary, appended: Sequence[str], pieces: Mapping[str, float]) -> tuple[int, int]:
+def _bounds(dictionary: Dictionary, appended: Sequence[str], fixed: Set[str]) -> tuple[int, int]:
     """How many symbols the model's vocabulary has, and where the tokens end that were added after the `appended` ones.
 
     None were where there are no `appended` ones; made-up words on the end are there for their rows only.
@@ -171,14 +171,14 @@ def _bounds(dictionary: Dictionary, appended: Sequence[str], pieces: Mapping[str
     while stop > first and MADE_UP.fullmatch(dictionary.symbols[stop - 1]):
         stop -= 1
     size = stop
-    while size > first and _can_be_added(dictionary, size - 1, pieces):
+    while size > first and _can_be_added(dictionary, size - 1, fixed):
         size -= 1
     return size, stop
 
 
-def _can_be_added(dictionary: Dictionary, index: int, pieces: Mapping[str, float]) -> bool:
+def _can_be_added(dictionary: Dictionary, index: int, fixed: Set[str]) -> bool:
     symbol = dictionary.symbols[index]
-    return symbol != "" and symbol not in pieces and symbol not in SPECIAL and dictionary.ids[symbol] == index
+    return symbol != "" and symbol not in fixed and dictionary.ids[symbol] == index
 
 
 def _score(piece: Piece) -> float:
