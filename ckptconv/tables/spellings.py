@@ -18,11 +18,13 @@ class Spelled:
 
 
 def spellings(table: Table, layout: str, keys: Sequence[str]) -> Iterator[Spelled]:
-    """Every way to read the keys in this layout, the plainest first; ways in which two keys become one are left out."""
+    """Every way to read the keys in this layout, the plainest first. No two keys ever become one: then their last parts
+    are left as they are."""
     for names, note in _prefixes(table, layout, keys):
         read, renamed = _last_parts(table, layout, names)
-        if len(set(read)) == len(keys):
-            yield Spelled(dict(zip(read, keys, strict=True)), tuple(filter(None, (note, renamed))))
+        if len(set(read)) < len(keys):
+            read, renamed = names, ""
+        yield Spelled(dict(zip(read, keys, strict=True)), tuple(filter(None, (note, renamed))))
 
 
 def _prefixes(table: Table, layout: str, keys: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:

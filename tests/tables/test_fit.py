@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptconv.tables.catalog import tables
-from ckptconv.tables.expand import expand
+from ckptconv.tables.expand import expand, names_of
+from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import candidates, expected_keys, fit
 from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
@@ -34,6 +35,40 @@ LISTS = {
     "hf_deltalm_fengshen.base": ("deltalm/hf", 395, {**BASE, "vocab": 250001}),
     "hf_deltalm_fengshen.tiny": ("deltalm/hf", 139, {**TINY, "positions": 34}),
 }
+XLMR = {
+    "base": {"layers": 12, "d": 768, "ffn": 3072, "positions": 514},
+    "large": {"layers": 24, "d": 1024, "ffn": 4096, "positions": 514},
+    "XL": {"layers": 36, "d": 2560, "ffn": 10240, "positions": 514},
+    "XXL": {"layers": 48, "d": 4096, "ffn": 16384, "positions": 514},
+}
+# File → layout, number of keys, size, and the options that are there.
+XLMR_LISTS: dict[str, tuple[str, int, str, set[str]]] = {
+    "fairseq_xlmr.v08_fused.base": ("fairseq-0.8", 154, "base", {"lm_head"}),
+    "fairseq_xlmr.v09.base": ("fairseq-0.9", 202, "base", {"lm_head"}),
+    "fairseq_xlmr.v010.base": ("fairseq-0.10", 202, "base", {"lm_head"}),
+    "fairseq_xlmr.v012_new.base": ("fairseq", 203, "base", {"lm_head"}),
+    "fairseq_xlmr.v012_new.large": ("fairseq", 395, "large", {"lm_head"}),
+    "fairseq_xlmr.v012_new_cls_head.base": ("fairseq", 207, "base", {"lm_head", "sequence_classification"}),
+    "fairseq_xlmr.v0122_BT.base": ("fairseq", 299, "base", {"lm_head"}),
+    "fairseq_xlmr_xl.base": ("fairseq", 587, "XL", {"lm_head", "prenorm"}),
+    "fairseq_xlmr_xxl.base": ("fairseq", 779, "XXL", {"lm_head", "prenorm"}),
+    "fairseq_infoxlm.base": ("fairseq-infoxlm", 409, "base", {"lm_head"}),
+    "fairseq_xlm_align.base": ("fairseq-xlm_align", 206, "base", {"lm_head"}),
+    "hf_xlmr_ForMaskedLM.transformers-2.3.0_205keys.base": ("hf", 205, "base", {"lm_head", "pooler"}),
+    "hf_xlmr_public_safetensors_204keys.base": ("hf", 204, "base", {"lm_head", "pooler"}),
+    "hf_xlmr_ForMaskedLM.transformers-4.30.2.base": ("hf", 203, "base", {"lm_head"}),
+    "hf_xlmr_ForMaskedLM.transformers-4.57.6.base": ("hf", 202, "base", {"lm_head"}),
+    "hf_xlmr_ForMaskedLM.transformers-5.23.base": ("hf", 202, "base", {"lm_head"}),
+    "hf_xlmr_ForCausalLM.transformers-5.23.base": ("hf", 202, "base", {"lm_head"}),
+    "hf_xlmr_Model.transformers-5.23.base": ("hf", 199, "base", {"pooler"}),
+    "hf_xlmr_ForMultipleChoice.transformers-5.23.base": ("hf", 201, "base", {"pooler", "token_classification"}),
+    "hf_xlmr_ForQuestionAnswering.transformers-5.23.base": ("hf", 199, "base", {"question_answering"}),
+    "hf_xlmr_ForSequenceClassification.transformers-5.23.base": ("hf", 201, "base", {"sequence_classification"}),
+    "hf_xlmr_ForTokenClassification.transformers-4.30.2.base": ("hf", 200, "base", {"token_classification"}),
+    "hf_xlmr_ForTokenClassification.transformers-4.57.6.base": ("hf", 199, "base", {"token_classification"}),
+    "hf_xlmr_ForTokenClassification.transformers-5.23.base": ("hf", 199, "base", {"token_classification"}),
+    "hf_xlmr_xl_ForMaskedLM.transformers-5.23.0.base": ("hf", 586, "XL", {"lm_head", "prenorm"}),
+}
 
 
 def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -54,6 +89,21 @@ def test_real_key_lists_fit_their_layout_exactly(name: str):
     assert dims.items() <= best.sizes.items()
     assert all(other.coverage < 1 for other in others)
     assert best.dims["layernorm_embedding"] == ("large" not in name)
+
+
+@pytest.mark.parametrize("name", XLMR_LISTS)
+def test_real_key_lists_of_xlmr_name_their_generation_size_and_heads(name: str):
+    layout, count, size, options = XLMR_LISTS[name]
+    shapes = read_shapes(name)
+    assert len(shapes) == count
+    best, *others = candidates(tables(), {"": shapes})
+    assert best.name == f"xlmr/{layout}"
+    assert best.exact, (best.missing, best.unexpected, best.mismatched)
+    assert XLMR[size].items() <= best.sizes.items()
+    assert [line.name for line in best.table.known if evaluate(line.condition, best.dims)] == [size]
+    assert {option for option, there in best.dims.items() if there is True and "=" not in option} == options
+    # XLM-Align's file without its projections is, key for key, one of fairseq 0.9.
+    assert [other.name for other in others if other.exact] == ["xlmr/fairseq-xlm_align"] * (layout == "fairseq-0.9")
 
 
 @pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
@@ -113,6 +163,37 @@ def test_hostile_layer_numbers_are_left_over_not_counted():
     found = fit(tables()[0], "fairseq", {**shapes, **hostile})
     assert set(found.unexpected) == set(hostile)
     assert found.sizes["encoder_layers"] == 4
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module.", "lf."])
+@pytest.mark.parametrize("bare", [False, True])
+def test_wrappers_are_taken_off_and_the_bare_models_prefix_put_on(prefix: str, bare: bool):
+    name = "hf_xlmr_Model.transformers-5.23.base" if bare else "fairseq_xlmr.v08_fused.base"
+    shapes = {prefix + key: shape for key, shape in read_shapes(name).items()}
+    best = candidates(tables(), {"": shapes})[0]
+    assert best.exact
+    assert best.name == ("xlmr/hf" if bare else "xlmr/fairseq-0.8")
+    assert set(best.spelled.original.values()) == set(shapes)
+    assert f"all keys begin with `{prefix}`: read without it" in best.notes[0]
+
+
+def test_names_that_would_become_one_are_not_respelled():
+    shapes = read_shapes("hf_xlmr_ForMaskedLM.transformers-5.23.base")
+    twice = {**shapes, "roberta.embeddings.LayerNorm.gamma": (768,)}
+    found = fit(tables()[1], "hf", twice)
+    assert found.unexpected == ("roberta.embeddings.LayerNorm.gamma",)
+
+
+def test_several_heads_have_sizes_of_their_own():
+    shapes = read_shapes("fairseq_xlmr.v012_new_cls_head.base")
+    other = {key.replace("sentence_classification_head", "x"): shape for key, shape in shapes.items()}
+    other = {key: (7, *shape[1:]) if "out_proj" in key else shape for key, shape in other.items() if ".x." in key}
+    found = fit(tables()[1], "fairseq", {**shapes, **other})
+    assert found.exact
+    assert [found.dims.get(f"labels@{name}", found.dims["labels"]) for name in names_of(found.dims, "head")] == [
+        shapes["classification_heads.sentence_classification_head.out_proj.bias"][0],
+        7,
+    ]
 
 
 def test_detection_is_linear_enough_for_fifty_thousand_keys():
