@@ -218,7 +218,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
         table=fit.table,
         source=fit.layout.name,
         target=target,
-        before={**fit.dims, **ties(fit, facts, fit.dims)},
+        before={**fit.dims, **dict.fromkeys(chosen.left, False), **ties(fit, facts, fit.dims)},
         after={
             **chosen.dims,
             **ties(fit, facts, chosen.dims),

@@ -16,9 +16,13 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The target's dims, options and names; and option → why the source's rows of that option are left behind."""
+    """The target's dims, options and names.
+
+    left: options of the source whose rows are left behind. reasons: option → why (all of) its rows are.
+    """
 
     dims: Dims
+    left: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -43,7 +47,7 @@ def choose(fit: Fit, target: str, head: str | None = None, create: tuple[str, ..
     dims |= dict.fromkeys(_creatable(fit, target, create), True)
     why = f"{fit.table.family}/{target} gets " + (f"the head {name or kept[0]}" if kept else "no head")
     others = " (--head chooses another)" if head is None else " (--head)"
-    return Chosen(dims, dict.fromkeys([*left, *kept], why + others))
+    return Chosen(dims, tuple(left), dict.fromkeys([*left, *kept], why + others))
 
 
 def _heads(table: Table) -> dict[str, str | None]:

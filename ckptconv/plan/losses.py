@@ -22,7 +22,7 @@ def dropped(
     for param, slot in {slot.key: (param, slot) for param, slot in fit.slots.items()}.values():
         key = slot.key
         if key in folded:
-            yield from _folded(fit, folded[key], slot, facts)
+            yield from _folded(folded[key], slot, steps, facts)
         elif facts.same(key) not in kept:
             yield Told(key, f"LOST: {reasons.of(param, key)}, and no tensor that is kept equals it")
         elif key not in used:
@@ -48,11 +48,14 @@ def folds(fit: Fit, wanted: Mapping[Param, Slot]) -> list[Fold]:
     ]
 
 
-def _folded(fit: Fit, line: Fold, slot: Slot, facts: Facts) -> Iterator[Told]:
+def _folded(line: Fold, slot: Slot, steps: Iterable[Step], facts: Facts) -> Iterator[Told]:
     if line.key in facts.zeros:
         yield Told(line.key, "the target has none; these are zeros, so nothing is lost")
         return
-    yield Told(line.key, f"folded: its row 0 is added to every row of {line.into}, which gives the same sums")
+    dtype = next(step.dtype for step in steps if line.key in step.sources)
+    yield Told(
+        line.key, f"folded: its row 0 is added to every row of {line.into}; the sums are rounded once, to {dtype}"
+    )
     if slot.shape[0] > 1:
         yield Told(line.key, f"LOST: rows 1..{slot.shape[0] - 1}, since the target has one kind of token only")
 

@@ -67,7 +67,7 @@ def make_plan(
     constants = _constants(table, target, chosen.dims)
     copies = _copies(table, target, steps)
     steps = _with_aliases(table, target, [*steps, *(step for step, _ in copies), *constants])
-    steps = _with_ties(table, target, steps, facts)
+    steps = _with_ties(table, target, steps, facts, ties(fit, facts, chosen.dims))
     steps = [_cast(step, cast) for step in steps]
     created += [Told(step.key, f"{table.family}/{target} has it, with this constant value") for step in constants]
     created += [Told(step.key, f"{fit.name} has none: a copy of {source}") for step, source in copies]
@@ -219,13 +219,13 @@ def _with_aliases(table: Table, target: str, steps: list[Step]) -> list[Step]:
     return steps
 
 
-def _with_ties(table: Table, target: str, steps: list[Step], facts: Facts) -> list[Step]:
+def _with_ties(table: Table, target: str, steps: list[Step], facts: Facts, equal: Mapping[str, bool]) -> list[Step]:
     """Target keys of one tie line that are made of equal bytes become one tensor, the line's first."""
     kept: dict[object, str] = {}
     tied: dict[str, str] = {}
     by_key = {step.key: step for step in steps}
     for number, tie in enumerate(table.ties):
-        for key in tie.keys if tie.layout == target else ():
+        for key in tie.keys if tie.layout == target and (tie.only is None or equal[tie.only]) else ():
             if key in by_key:
                 step = by_key[key]
                 parts = tuple(

@@ -32,8 +32,9 @@ Line = Callable[[Draft, list[str], int], None]
 
 
 def _tie(draft: Draft, words: list[str], line: int) -> None:
-    expect(len(words) >= 4, "expected `tie LAYOUT KEY KEY…`")
-    draft.ties += [Tie(line, layout, tuple(words[2:])) for layout in layouts_named(draft, words[1])]
+    keys, only = (words[2:-2], words[-1]) if words[-2] == "if" else (words[2:], None)
+    expect(len(keys) >= 2, "expected `tie LAYOUT KEY KEY… [if NAME]`")
+    draft.ties += [Tie(line, layout, tuple(keys), only) for layout in layouts_named(draft, words[1])]
 
 
 def _equal(draft: Draft, words: list[str], line: int) -> None:

@@ -88,7 +88,7 @@ def resolve(sides: Sides) -> Resolved:
         if field.kind in ("tensors", "tied", "must"):
             contradictions += _contradiction(sides, field, said, where)
             notes += _untied_claim(sides, field, said, where)
-        contradictions += _unexpressed(sides, field, said, where)
+        contradictions += [*_unexpressed(sides, field, said, where), *_unfixed(sides, field, said, where)]
         name = field.names[sides.table.column(sides.target)]
         if name is not None and (field.only is None or evaluate(field.only, sides.after)):
             value, origin = _value(sides, field, said, where)
@@ -191,6 +191,14 @@ def _unexpressed(sides: Sides, field: Field, said: Any, where: str) -> Iterator[
         column = sides.table.column(sides.source)
         shown = ", ".join(dict.fromkeys(spelling[column] or spelling[0] for spelling in field.synonyms))
         yield f"{where} = {printable(repr(said))}, which {sides.target} has no word for; expected one of {shown}"
+
+
+def _unfixed(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:
+    """A value that the models of one side can't have, where the condition holds on both."""
+    for line in field.fixed:
+        other = said is not _UNSAID and said != _literal(line.value) and line.layout in (sides.source, sides.target)
+        if other and all(evaluate(line.condition, names) for names in (sides.before, sides.after)):
+            yield f"{where} = {printable(repr(said))}, expected {line.value}: {line.reason}"
 
 
 def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]:

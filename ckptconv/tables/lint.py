@@ -207,6 +207,9 @@ def _lines(table: Table) -> Iterator[Finding]:
                 texts = {text for text, _ in written_out(template, table.lets)} if template is not None else set()
                 if texts and not texts & keys[create.layout]:
                     yield Finding(create.line, f"{create.layout} has no row {template}")
+    for tie in table.ties:
+        if tie.only is not None and tie.only not in [equal.name for equal in table.equals]:
+            yield Finding(tie.line, f"`{tie.only}` is no `equal` line of this table")
     for fold in table.folds:
         for key in (fold.key, fold.into):
             if key not in keys[fold.layout]:
@@ -272,6 +275,7 @@ def _fields(table: Table) -> Iterator[Finding]:
         try:
             names = names_in(field.value) if field.kind in ("tensors", "tied") else frozenset()
             names |= names_in(field.only) if field.only else frozenset()
+            names |= {name for fixed in field.fixed for name in names_in(fixed.condition)}
             names |= {name for condition, _ in field.cases for name in names_in(condition)}
             names |= {name for condition, _ in field.requires for name in names_in(condition)} - {"value"}
             parse_value(field.value, known)

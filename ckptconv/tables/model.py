@@ -79,11 +79,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Tie:
-    """Keys of one layout that may be one tensor, in the order in which one stands in for the next."""
+    """Keys of one layout that may be one tensor, in the order in which one stands in for the next.
+
+    only: the `equal` line without which the layout's files hold each key for itself, whatever the bytes.
+    """
 
     line: int
     layout: str
     keys: tuple[str, ...]
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -250,12 +254,22 @@ class FieldName:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """`fixed LAYOUT VALUE CONDITION REASON`: the layout's models always do this where the condition holds."""
+
+    layout: str
+    value: str
+    condition: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Field:
     """One config field in all layouts.
 
     synonyms: rows of values that differ in spelling between the layouts. cases: (condition, value) pairs, the first
     true one of which replaces `value`. requires: (condition over `value` and the dims, reason) pairs that must hold.
-    only: a condition without which the field isn't written.
+    fixed: values that one layout can't do without. only: a condition without which the field isn't written.
     """
 
     line: int
@@ -265,6 +279,7 @@ class Field:
     synonyms: tuple[tuple[str, ...], ...] = ()
     cases: tuple[tuple[str, str], ...] = ()
     requires: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[Fixed, ...] = ()
     only: str | None = None
 
 

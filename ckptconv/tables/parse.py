@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ckptconv.errors import BadTable
 from ckptconv.tables.differences import DIFFERENCES, Line
-from ckptconv.tables.draft import NONE, Bad, Draft, cells, expect
+from ckptconv.tables.draft import NONE, Bad, Draft, cells, expect, layout_named
 from ckptconv.tables.model import (
     Cell,
     Choice,
     Field,
     FieldName,
+    Fixed,
     Index,
     Layout,
     Name,
@@ -167,6 +168,13 @@ def _require(draft: Draft, words: list[str], line: int) -> None:
     draft.fields[-1] = replace(last, requires=(*last.requires, (words[1], " ".join(words[2:]))))
 
 
+def _fixed(draft: Draft, words: list[str], line: int) -> None:
+    expect(draft.fields and len(words) > 4, "expected `fixed LAYOUT VALUE CONDITION REASON` under a `field`")
+    last, layout = draft.fields[-1], layout_named(draft, words[1])
+    fixed = Fixed(layout, words[2], words[3], " ".join(words[4:]))
+    draft.fields[-1] = replace(last, fixed=(*last.fixed, fixed))
+
+
 def _only(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.fields and len(words) == 2, "expected `only CONDITION` under a `field`")
     draft.fields[-1] = replace(draft.fields[-1], only=words[1])
@@ -182,6 +190,7 @@ _LINES: dict[str, Line] = {
     "value": _value,
     "case": _case,
     "require": _require,
+    "fixed": _fixed,
     "only": _only,
     **DIFFERENCES,
 }

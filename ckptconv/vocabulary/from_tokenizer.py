@@ -21,6 +21,8 @@ SPACES = (
     {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE},
     {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
 )
+# What looking for a tokenizer's parts in any JSON can raise.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 _GIVE_ONE = "give the one that the model was trained with"
 
 
@@ -77,9 +79,10 @@ def spm_from_tokenizer(directory: Path, words: Words = DELTALM) -> bytes:
         charsmap, dummy_prefix, remove_spaces = _normalization(content, path)
         Charsmap(charsmap)
         pieces = _pieces(content, words)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _MALFORMED as error:
         raise VocabularyMismatch(
-            f"{path} is damaged ({printable(str(error))}), so no sentencepiece model", path
+            f"{path} is damaged ({printable(str(error))}), so no sentencepiece model can be made; {_GIVE_ONE} (--spm)",
+            path,
         ) from None
     return _model(pieces, charsmap, dummy_prefix, remove_spaces)
 
@@ -92,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise VocabularyMismatch(
-            f"{path} is not a {path.name} of a tokenizer (no JSON object), so no dictionary can be made of it; "
+            f"{path} is not a tokenizer's {path.name} (no JSON object), so no dictionary can be made of it; "
             f"{_GIVE_ONE} (--dict)",
             path,
         )
@@ -107,7 +110,7 @@ def _listed(path: Path) -> dict[int, str]:
         pairs = vocab.items() if isinstance(vocab, dict) else ((entry[0], index) for index, entry in enumerate(vocab))
         listed = {int(index): _text(token).removeprefix(HIDDEN) for token, index in pairs}
         return listed | {int(token["id"]): _text(token["content"]) for token in added}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except _MALFORMED:
         raise VocabularyMismatch(
             f"{path} is not a tokenizer.json that lists its tokens (model.vocab, added_tokens), so no dictionary can "
             f"be made of it; {_GIVE_ONE} (--dict)",
@@ -131,16 +134,18 @@ def _added_beside(directory: Path) -> dict[int, str]:
         if decoder is not None:
             return {int(index): _text(token["content"]) for index, token in decoder.items()}
         path = old
-        return {int(index): token for token, index in _read(old).items()} if old.is_file() else {}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return {int(index): _text(token) for token, index in _read(old).items()} if old.is_file() else {}
+    except _MALFORMED:
         raise VocabularyMismatch(
             f"{path} doesn't say which tokens were added: expected each token with its id; {_GIVE_ONE} (--dict)", path
         ) from None
 
 
 def _text(token: object) -> str:
+    """The token, if it is text that a file can hold. TypeError, or ValueError for half a surrogate pair."""
     if not isinstance(token, str):
-        raise TypeError
+        raise TypeError(f"{token!r} is no token")
+    token.encode("utf-8")
     return token
 
 
@@ -153,7 +158,7 @@ def _check_first(got: tuple[str, ...], expected: tuple[str, ...], whose: str, pa
 def _normalization(content: dict[str, Any], path: Path) -> tuple[bytes, bool, bool]:
     """The compiled rules, add_dummy_prefix and remove_extra_whitespaces that the tokenizer was made with."""
     model = content["model"]
-    if model.get("type", "Unigram") != "Unigram":
+    if model.get("type", "Unigram") != "Unigram" or not isinstance(model["vocab"], list):
         raise _not_understood(path, f"its model is {printable(str(model.get('type')))}, not Unigram")
     if model.get("byte_fallback"):
         raise _not_understood(path, "it falls back to bytes")
@@ -208,8 +213,8 @@ def _pieces(content: dict[str, Any], words: Words) -> list[Piece]:
         raise ValueError(f"its vocabulary doesn't begin with {', '.join(SPECIAL)}")
     while entries[-1][0] in words.appended:
         entries.pop()
-    if len({text for text, _ in entries}) < len(entries):
-        raise ValueError("its vocabulary has a token twice")
+    if len({text for text, _ in entries if text}) < len(entries):
+        raise ValueError("its vocabulary has a token twice, or an empty one")
     return [Piece(text, score, _type(text, score, text in special)) for text, score in entries[len(SPECIAL) :]]
 
 

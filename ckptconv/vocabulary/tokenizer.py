@@ -26,11 +26,8 @@ from typing import Any
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.vocabulary import SPECIAL, UNK, Dictionary, Piece, PieceType, SpmModel
-from ckptconv.vocabulary.from_tokenizer import export_dictionary
 from ckptconv.vocabulary.normalizer import HIDDEN, SPACE, normalizer
 from ckptconv.words import DELTALM, Words
-
-__all__ = ["TokenizerReport", "export_dictionary", "export_tokenizer", "tokenizer_files"]
 
 # Symbols that stand for something else than text, and are typed as they are: [de_DE], <2de>, <lang:xx>, __de__.
 MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|__\S+__")

@@ -74,7 +74,9 @@ def test_moved_token_types_are_folded_into_the_positions_and_told(tmp_path: Path
     assert torch.equal(made, load_file(HF)[POSITIONS] + types)
     (step,) = [step for step in report.plan.steps if step.op == "add"]
     assert step.sources == (POSITIONS, TYPES)
-    assert reasons(report.plan.dropped)[TYPES].startswith("folded: its row 0 is added to every row of " + POSITIONS)
+    assert reasons(report.plan.dropped)[TYPES] == (
+        f"folded: its row 0 is added to every row of {POSITIONS}; the sums are rounded once, to F32"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -377,6 +379,7 @@ STRANGERS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "relative positions": ({}, {"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
     "a decoder": ({}, {"is_decoder": True}, "is_decoder = True, expected"),
     "another activation": ({}, {"hidden_act": "mish"}, "hidden_act = 'mish', which fairseq has no word for"),
+    "an activation that its lm_head ignores": ({}, {"hidden_act": "relu"}, "hidden_act = 'relu', expected gelu: tr"),
     "another padding": ({}, {"pad_token_id": 0}, "pad_token_id = 0, expected 1"),
 }
 
@@ -394,6 +397,49 @@ def test_models_that_only_look_alike_are_named_and_refused(name: str, tmp_path: 
     with pytest.raises(CkptconvError, match=said):
         run(saved(tmp_path / "hf", hf(**changed), **config), tmp_path / "out", "fairseq")
     assert not (tmp_path / "out").exists()
+
+
+ARGS: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "relu": ({"activation_fn": "relu"}, None, "activation_fn = 'relu', expected gelu: transformers' lm_head always"),
+    "another pooler": ({"pooler_activation_fn": "relu"}, "mnli", "pooler_activation_fn = 'relu', expected tanh"),
+    "scaled embeddings": ({"no_scale_embedding": False}, None, "no_scale_embedding = False, expected True"),
+    "other width": ({"encoder_embed_dim": 64}, None, r"encoder_embed_dim = 64, but the tensors say d = 32"),
+    "other norms": ({"encoder_normalize_before": True}, None, "but the tensors say prenorm = False"),
+    "heads that don't divide": ({"encoder_attention_heads": 5}, None, "expected that the heads divide the width"),
+}
+
+
+@pytest.mark.parametrize("name", ARGS)
+def test_args_that_the_target_would_not_follow_are_refused(name: str, tmp_path: Path):
+    args, chosen, said = ARGS[name]
+    source = in_pt(tmp_path / "m.pt", fairseq() | head("mnli", 3), cfg={"model": args})
+    with pytest.raises(DoesNotFit, match=said):
+        run(source, tmp_path / "hf", "hf", head=chosen or "lm_head")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "chosen"), [({"activation_fn": "relu"}, "mnli"), ({"pooler_activation_fn": "relu"}, "lm_head")]
+)
+def test_args_that_no_kept_head_uses_are_no_obstacle(args: dict[str, Any], chosen: str, tmp_path: Path):
+    source = in_pt(tmp_path / "m.pt", fairseq() | head("mnli", 3), cfg={"model": args})
+    run(source, tmp_path / "hf", "hf", head=chosen)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["hidden_act"] == args.get("activation_fn", "gelu")
+
+
+def test_a_made_up_lm_head_is_no_obstacle_either(tmp_path: Path):
+    source = saved(tmp_path / "hf", hf(), hidden_act="relu")
+    run(source, tmp_path / "out", "fairseq", head="none")
+    cfg = torch.load(tmp_path / "out" / "model.pt", weights_only=True)["cfg"]
+    assert cfg["model"]["activation_fn"] == "relu"
+
+
+def test_an_untied_decoder_gets_a_bias_of_its_own(tmp_path: Path):
+    state = {key: value.clone() for key, value in fairseq().items()}
+    state["encoder.lm_head.weight"] += 1
+    run(in_pt(tmp_path / "m.pt", state), tmp_path / "hf", "hf")
+    made = written(tmp_path / "hf")
+    assert torch.equal(made["lm_head.decoder.bias"], made["lm_head.bias"])
 
 
 @pytest.mark.parametrize("bare", [False, True])
