@@ -1,4 +1,4 @@
-"""What the commands cost on full-size DeltaLM files: wall time as a ratio to `cp`, peak memory above the interpreter's.
+"""What the commands cost on full-size files: wall time as a ratio to `cp`, peak memory above the interpreter's.
 
 Each figure is the median of several runs, each run a process of its own; the files and floors belong to the same run of
 this script, so that the ratios compare like with like. The page cache is warm.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -62,12 +63,14 @@ def inputs(folder: Path) -> dict[str, Path]:
     """Full-size files, made once."""
     made = {}
     for name, options in {
-        "fine-tuned base": ["--layout", "fairseq"],
-        "the same with optimizer": ["--layout", "fairseq", "--optimizer"],
-        "pretrained base": ["--layout", "pretrained"],
-        "fine-tuned large": ["--layout", "fairseq", "--size", "large"],
+        "DeltaLM base": ["--layout", "deltalm/fairseq"],
+        "the same with optimizer": ["--layout", "deltalm/fairseq", "--optimizer"],
+        "DeltaLM base, pretrained": ["--layout", "deltalm/pretrained"],
+        "DeltaLM large": ["--layout", "deltalm/fairseq", "--size", "large"],
+        "xlmr.large as published (legacy, fused, fp16)": ["--layout", "xlmr/fairseq-0.8", "--size", "large", "--half"],
+        "XLM-R XL, fp16": ["--layout", "xlmr/fairseq", "--size", "XL", "--half"],
     }.items():
-        made[name] = folder / f"{name.replace(' ', '-')}.pt"
+        made[name] = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}.pt"
         if not made[name].exists():
             subprocess.run([sys.executable, ROOT / "scripts" / "full_size.py", made[name], *options], check=True)
     return made
@@ -90,7 +93,7 @@ def rows(files: dict[str, Path], folder: Path, runs: int) -> list[str]:
         )
         print(lines[-1], flush=True)
 
-    weights = files["fine-tuned base"]
+    weights = files["DeltaLM base"]
     for name, path in files.items():
         # What is written is the weights; for the file with optimizer state, that is the plain file's size.
         model = weights if "optimizer" in name else path
@@ -104,14 +107,14 @@ def rows(files: dict[str, Path], folder: Path, runs: int) -> list[str]:
     for dtype in ("fp16", "bf16"):
         out = folder / "hf"
         command = [*ckptconv, "convert", str(path), str(out), "--to", "hf", "--dtype", dtype]
-        add(f"convert to hf, {dtype}", "fine-tuned base", command, out, copied, "cp")
+        add(f"convert to hf, {dtype}", "DeltaLM base", command, out, copied, "cp")
     once([*ckptconv, "convert", str(path), str(folder / "source"), "--to", "hf", "--overwrite"])
     out = folder / "back"
     command = [*ckptconv, "convert", str(folder / "source"), str(out), "--to", "fairseq"]
-    add("convert back to fairseq", "fine-tuned base", command, out, copied, "cp")
+    add("convert back to fairseq", "DeltaLM base", command, out, copied, "cp")
     out = folder / "peer.safetensors"
     peer = [sys.executable, "-c", RENAME_WITH_TORCH, str(path), str(out)]
-    add("torch.load + rename + save_file", "fine-tuned base", peer, out, copied, "cp")
+    add("torch.load + rename + save_file", "DeltaLM base", peer, out, copied, "cp")
     return lines
 
 
