@@ -54,6 +54,7 @@ def convert(
     \b
     ckptconv convert checkpoint_best.pt out-hf --to deltalm/hf --dict dict.txt --spm spm.model
     ckptconv convert out-hf back/ --to fairseq
+    ckptconv convert xlmr.base/ xlmr-hf --to xlmr/hf --head mnli --labels labels.txt
     ckptconv convert deltalm-base.pt out-hf --to hf --dict dict.txt --spm spm.model --dry-run
     ckptconv convert model.pt model.safetensors --to same --dtype bf16
     """
