@@ -15,7 +15,7 @@ from ckptconv.keys import common_prefix
 from ckptconv.tables.lint import Finding
 from ckptconv.tables.model import Cell, Choice, Index, Let, Name, Row, Table
 
-_SIDE_BY_SIDE = 110  # columns
+_SIDE_BY_SIDE = 30  # columns of the screen for each layout, and as many for the shapes
 
 
 def summary(table: Table) -> dict[str, Any]:
@@ -57,7 +57,11 @@ def family(table: Table, width: int) -> Group:
     head.append(f"  {len(table.rows)} rows, {len(table.layouts)} layouts; {table.path.name}", "not bold dim")
     lets = [Text(f"{{{let.name}}}  {_stands_for(let)}", "dim") for let in table.lets.values()]
     blocks = [_Block.of(rows) for rows in _blocks(table.rows)]
-    grid = _side_by_side(table, blocks) if width >= _SIDE_BY_SIDE else _below_each_other(table, blocks)
+    grid = (
+        _side_by_side(table, blocks)
+        if width >= _SIDE_BY_SIDE * (len(table.layouts) + 1) - 10
+        else _below_each_other(table, blocks)
+    )
     return Group(head, *lets, Text(), grid, *_rest(table))
 
 
@@ -97,23 +101,31 @@ def _side_by_side(table: Table, blocks: list[_Block]) -> Grid:
 
 
 def _below_each_other(table: Table, blocks: list[_Block]) -> Grid:
+    """A layout that isn't named has what the one above it has, as `"` says in the file."""
     grid = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for block in blocks:
-        for layout, prefix in zip(table.layouts, block.prefixes, strict=True):
-            if prefix:
-                grid.add_row(Text(layout.name, "cyan"), Text(prefix, "cyan"))
+        if any(block.prefixes):
+            for name, prefix in _differing(table, [Text(prefix or "-", "cyan") for prefix in block.prefixes]):
+                grid.add_row(Text(name, "cyan"), prefix)
         for row in block.rows:
             grid.add_row(Text(_shape(row), "bold"))
-            for layout, cell in zip(table.layouts, _cells(row, block), strict=True):
-                grid.add_row(Text(f"  {layout.name}", "dim"), cell)
+            for name, cell in _differing(table, list(_cells(row, block))):
+                grid.add_row(Text(f"  {name}", "dim"), cell)
         grid.add_row()
     return grid
 
 
+def _differing(table: Table, cells: list[Text]) -> Iterator[tuple[str, Text]]:
+    """The layouts' names and cells, without those that say the same as the one before."""
+    for before, layout, cell in zip([None, *cells], table.layouts, cells, strict=False):
+        if before is None or before.plain != cell.plain:
+            yield layout.name, cell
+
+
 def _shape(row: Row) -> str:
-    return ",".join(row.shape) + (f" if {row.option}" if row.option else "")
+    return ",".join(row.shape) + (f" {_when(row.option)}" if row.option else "")
 
 
 def _cells(row: Row, block: _Block) -> Iterator[Text]:
@@ -127,6 +139,10 @@ def _cells(row: Row, block: _Block) -> Iterator[Text]:
             if cell.transposed:
                 text.append("^T", "magenta")
             yield text
+
+
+def _when(option: str) -> str:
+    return f"unless {option[1:]}" if option.startswith("!") else f"if {option}"
 
 
 def _blocks(rows: tuple[Row, ...]) -> Iterator[list[Row]]:

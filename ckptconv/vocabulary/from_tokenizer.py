@@ -141,12 +141,10 @@ def _added_beside(directory: Path) -> dict[int, str]:
         ) from None
 
 
-def _text(token: object) -> str:
-    """The token, if it is text that a file can hold. TypeError, or ValueError for half a surrogate pair."""
-    if not isinstance(token, str):
-        raise TypeError(f"{token!r} is no token")
+def _text(token: Any) -> str:
+    """The token, if it is text that a file can hold: AttributeError, or ValueError for half a surrogate pair."""
     token.encode("utf-8")
-    return token
+    return str(token)
 
 
 def _check_first(got: tuple[str, ...], expected: tuple[str, ...], whose: str, path: Path) -> None:
@@ -183,10 +181,8 @@ def _is_transformers(steps: list[dict[str, Any]], splits: list[dict[str, Any]]) 
         return False
     metaspace = splits[-1]
     prepended = metaspace.get("prepend_scheme", "always" if metaspace.get("add_prefix_space") else "never")
-    return (
-        (metaspace["replacement"], prepended, metaspace.get("split", True)) == (SPACE, "always", True)
-        and steps[0]["type"] == "Precompiled"
-        and all(step in SPACES for step in steps[1:])
+    return (metaspace["replacement"], prepended, metaspace.get("split", True)) == (SPACE, "always", True) and all(
+        step in SPACES for step in steps[1:]
     )
 
 
