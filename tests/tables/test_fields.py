@@ -150,6 +150,15 @@ def test_a_case_replaces_the_value_where_its_condition_holds(width: int, name: s
     assert by_path(kept, "cfg.task._name") == ("translation", "constant")
 
 
+@pytest.mark.parametrize(("layers", "width", "heads"), [(12, 768, 12), (24, 1024, 16), (36, 2560, 32), (48, 4096, 32)])
+def test_the_published_sizes_of_xlmr_have_their_heads_by_default(layers: int, width: int, heads: int):
+    table = next(table for table in tables() if table.family == "xlmr")
+    dims = {**sample_dims(table), "layers": layers, "d": width, "tie_word_embeddings": True}
+    dims |= dict.fromkeys(COMPUTED, "x")
+    result = resolve(Sides(table, "fairseq", "hf", dims, dims, {}, {}, {}))
+    assert by_path(result, "num_attention_heads") == (heads, "default")
+
+
 def test_values_are_json_expressions_or_words():
     assert parse_value("3", {}) == 3
     assert parse_value('["a"]', {}) == ["a"]
