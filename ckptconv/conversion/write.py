@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ckptconv.containers.atomic import FILE_SUFFIXES, staged
-from ckptconv.containers.checkpoint import Tensor
 from ckptconv.containers.items import Item
 from ckptconv.containers.read import Reader
 from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
-from ckptconv.conversion.cast import Overflow, add, cast, filled
+from ckptconv.conversion.cast import Overflow
 from ckptconv.conversion.prepare import Prepared
+from ckptconv.conversion.stream import stream
 from ckptconv.errors import WrongUse
-from ckptconv.plan import Fill, Rows, Step
+from ckptconv.plan import Step
 from ckptconv.text import printable
 
 Progress = Callable[[int, int], None]
@@ -47,9 +46,21 @@ def write(prepared: Prepared, output: Path, progress: Progress) -> Written:
 def _items(prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], progress: Progress) -> list[Item]:
     meter = _Meter(progress, sum(step.nbytes for step in prepared.plan.steps if step.tied_to is None))
     return [
-        Item(step.key, step.dtype, step.shape, _stream(step, prepared, reader, overflows, meter), step.tied_to)
+        Item(step.key, step.dtype, step.shape, _metered(step, prepared, reader, overflows, meter), step.tied_to)
         for step in prepared.plan.steps
     ]
+
+
+def _metered(
+    step: Step, prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], meter: _Meter
+) -> Callable[[], Iterator[Any]]:
+    """A function that yields the target tensor's bytes, and counts them."""
+
+    def chunks() -> Iterator[Any]:
+        overflow = overflows.setdefault(step.key, Overflow())
+        return meter.count(stream(step, prepared.state_dict, reader, overflow))
+
+    return chunks
 
 
 class _Meter:
@@ -63,40 +74,6 @@ class _Meter:
             yield chunk
             self._done += len(chunk)
             self._progress(self._done, self._total)
-
-
-def _stream(
-    step: Step, prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], meter: _Meter
-) -> Callable[[], Iterator[Any]]:
-    """A function that yields the target tensor's bytes, part by part."""
-
-    def chunks() -> Iterator[Any]:
-        overflow = overflows.setdefault(step.key, Overflow())
-        for part in step.parts:
-            if isinstance(part, Fill):
-                yield from filled(part.value, part.rows * prod(step.shape[1:]), step.dtype)
-                continue
-            view = rows_of(prepared.state_dict[part.key], part)
-            raw, dtype = reader.chunks(view), view.dtype
-            if part.plus is not None:
-                added = rows_of(prepared.state_dict[part.plus.key], part.plus)
-                raw, dtype = add(raw, dtype, b"".join(reader.chunks(added)), added.dtype)
-            yield from raw if dtype == step.dtype else cast(raw, dtype, step.dtype, overflow)
-
-    return lambda: meter.count(chunks())
-
-
-def rows_of(tensor: Tensor, part: Rows) -> Tensor:
-    """The rows of the (transposed) tensor that the part takes, as a view; no bytes are read."""
-    if part.transposed:
-        tensor = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
-    if not tensor.shape or part.whole:
-        return tensor
-    return replace(
-        tensor,
-        shape=(part.stop - part.start, *tensor.shape[1:]),
-        offset=tensor.offset + part.start * tensor.strides[0],
-    )
 
 
 def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[list[str], list[str]]:

@@ -20,7 +20,8 @@ from transformers import AutoTokenizer
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.vocabulary import SPECIAL, Dictionary, PieceType, SpmModel
-from ckptconv.vocabulary.tokenizer import TokenizerReport, export_dictionary, export_tokenizer, tokenizer_files
+from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.vocabulary.tokenizer import TokenizerReport, export_tokenizer, tokenizer_files
 from tests.spm_side import ODD, Pipeline, symbols, texts, trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,10 +281,12 @@ def test_damaged_rules_are_told(left: int) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is not a tokenizer.json"),
-        ("[" * 100_000, "is not a tokenizer.json"),
-        ("[]", "is not a tokenizer.json"),
+        ("{", "is not a tokenizer's tokenizer.json"),
+        ("[" * 100_000, "is not a tokenizer's tokenizer.json"),
+        ("[]", "is not a tokenizer's tokenizer.json"),
         ('{"model": {"vocab": [1]}}', "is not a tokenizer.json"),
+        ('{"model": {"vocab": [["\\ud800", 0]]}}', "is not a tokenizer.json that lists its tokens"),
+        ('{"model": {"vocab": {"<s>": Infinity}}}', "is not a tokenizer.json that lists its tokens"),
         ('{"model": {"vocab": {"<s>": 0, "a": 2}}}', "lists a token for each id"),
         ('{"model": {"vocab": [["<pad>", 0], ["a", 0]]}}', "begins with <pad>, a, and fairseq's"),
     ],
