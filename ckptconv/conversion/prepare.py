@@ -186,7 +186,7 @@ def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Pre
         entry,
         None,
         replace(plan, dropped=tuple(left)),
-        Resolved(tuple(FieldValue("", name, value, "source") for name, value in kept.items()), (), ()),
+        Resolved(tuple(FieldValue("", name, value, "source") for name, value in kept.items()), (), (), ()),
         companion_files(checkpoint) if source.is_dir() else {},
         options,
         checkpoint.notes,
@@ -237,7 +237,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     )
     plan = respelled(replace(plan, dropped=(*plan.dropped, *other)), fit.spelled.original)
     made = extras(fit.table, target, config, beside, labels, plan.dims)
-    notes = (*checkpoint.notes, *fit.notes, *beside.notes, *labels.notes, *config.notes, *made.notes)
+    notes = (*checkpoint.notes, *fit.notes, *beside.notes, *labels.notes, *config.denied, *config.notes, *made.notes)
     return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
 
 
@@ -285,7 +285,7 @@ def _resolve(checkpoint: Checkpoint, sides: Sides) -> Resolved:
     if config.contradictions:
         raise DoesNotFit(
             f"The config doesn't go with the tensors of {printable(checkpoint.path.name)}: "
-            f"{'; '.join(config.contradictions)}. Correct the config, use the checkpoint that it belongs to, or "
+            f"{'; '.join(each.message for each in config.contradictions)}. Correct the config, use the checkpoint that it belongs to, or "
             "overrule it with --set FIELD=VALUE.",
             checkpoint.path,
         )

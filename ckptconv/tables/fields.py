@@ -33,11 +33,20 @@ class FieldValue:
 
 
 @dataclass(frozen=True)
+class Contradiction:
+    """What a config says and can't be. kind: of the field, or `value` for one that is no value of the field at all."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Resolved:
-    """The target's fields; what contradicts the tensors; what is worth telling."""
+    """The target's fields; what contradicts the tensors; ties that the config denies; what is worth telling."""
 
     values: tuple[FieldValue, ...]
-    contradictions: tuple[str, ...]
+    contradictions: tuple[Contradiction, ...]
+    denied: tuple[str, ...]
     notes: tuple[str, ...]
 
     def document(self, name: str) -> dict[str, Any]:
@@ -80,25 +89,27 @@ def resolve(sides: Sides) -> Resolved:
     if unused:
         raise KeyError(sorted(unused)[0])
     values: list[FieldValue] = []
-    contradictions: list[str] = []
+    wrong: list[Contradiction] = []
+    denied: list[str] = []
     notes: list[str] = []
     assumed: list[str] = []
     for field in sides.table.fields:
         said, where = _said(sides, field)
         if field.kind in ("tensors", "tied", "must"):
-            contradictions += _contradiction(sides, field, said, where)
-            notes += _untied_claim(sides, field, said, where)
-        contradictions += [*_unexpressed(sides, field, said, where), *_unfixed(sides, field, said, where)]
+            wrong += [Contradiction(field.kind, said_so) for said_so in _contradiction(sides, field, said, where)]
+            denied += _untied_claim(sides, field, said, where)
+        others = (*_unexpressed(sides, field, said, where), *_unfixed(sides, field, said, where))
+        wrong += [Contradiction(field.kind, message) for message in others]
         name = field.names[sides.table.column(sides.target)]
         if name is not None and (field.only is None or evaluate(field.only, sides.after)):
             value, origin = _value(sides, field, said, where)
-            contradictions += _invalid(sides, field, value, where)
+            wrong += [Contradiction("value", message) for message in _invalid(sides, field, value, where)]
             values.append(FieldValue(name.document, name.paths[0], _spelled(sides, field, name, value), origin))
             if field.kind == "assume" and origin == "default":
                 assumed.append(f"{name.paths[0].rpartition('.')[2]} = {values[-1].value}")
     if assumed:
         notes.append(f"assumed, since no config says: {', '.join(assumed)}; --set FIELD=VALUE says otherwise")
-    return Resolved(tuple(values), tuple(dict.fromkeys(contradictions)), tuple(dict.fromkeys(notes)))
+    return Resolved(tuple(values), tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(denied)), tuple(notes))
 
 
 def stated(table: Table, layout: str, documents: Documents, leaf: str) -> Any:

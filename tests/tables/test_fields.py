@@ -102,17 +102,17 @@ def test_there_and_back_keeps_every_field_that_both_sides_have():
 def test_contradictions_name_both_sides(source: str, documents: dict, words: str | None):
     result = resolved(source, "fairseq" if source == "hf" else "hf", documents)
     assert bool(result.contradictions) == (words is not None)
-    assert words is None or words in result.contradictions[0]
-    assert words is None or "mappings/deltalm.tbl:" in result.contradictions[0]
+    assert words is None or words in result.contradictions[0].message
+    assert words is None or "mappings/deltalm.tbl:" in result.contradictions[0].message
 
 
 def test_tensors_that_differ_contradict_a_config_that_ties_them_but_not_the_other_way_round():
     untied = {**DIMS, "tie_word_embeddings": False}
     sides = Sides(DELTALM, "hf", "fairseq", untied, untied, {"config.json": {"tie_word_embeddings": True}}, {}, {})
-    assert "tie_word_embeddings = False" in resolve(sides).contradictions[0]
+    assert "tie_word_embeddings = False" in resolve(sides).contradictions[0].message
     result = resolved("hf", "fairseq", {"config.json": {"tie_word_embeddings": False}})
     assert not result.contradictions
-    assert "equal bytes" in result.notes[0]
+    assert "equal bytes" in result.denied[0]
     assert by_path(result, "cfg.model.share_all_embeddings") == (True, "tensors")
 
 
