@@ -95,6 +95,17 @@ def test_a_fold_of_half_precision_is_summed_in_single(tmp_path: Path):
     assert torch.equal(written(tmp_path / "out.pt")[FAIRSEQ + "embed_positions.weight"], wanted)
 
 
+def test_a_fold_under_a_wrappers_prefix_names_the_files_keys(tmp_path: Path):
+    types = torch.randn(1, 32)
+    state = {f"module.{key}": value for key, value in hf(**{TYPES.replace(".", "__"): types}).items()}
+    report = run(saved(tmp_path / "hf", state), tmp_path / "out.pt", "fairseq")
+    assert torch.equal(
+        written(tmp_path / "out.pt")[FAIRSEQ + "embed_positions.weight"], state[f"module.{POSITIONS}"] + types
+    )
+    (step,) = [step for step in report.plan.steps if step.op == "add"]
+    assert step.sources == (f"module.{POSITIONS}", f"module.{TYPES}")
+
+
 def test_zero_token_types_change_nothing_and_come_back_as_zeros(tmp_path: Path):
     report = run(saved(tmp_path / "hf", hf()), tmp_path / "out.pt", "fairseq")
     assert all(step.op in ("copy", "tie", "fill") for step in report.plan.steps)
@@ -190,6 +201,15 @@ def test_a_bare_model_is_read_with_its_prefix_and_its_head_is_made_up(tmp_path: 
     assert made["encoder.lm_head.weight"].data_ptr() == made[FAIRSEQ + "embed_tokens.weight"].data_ptr()
     assert not made["encoder.lm_head.dense.weight"].any()
     assert len([key for key in reasons(report.plan.created) if "lm_head" in key]) == 6
+
+
+def test_what_is_made_up_has_the_dtype_of_the_rest(tmp_path: Path):
+    bare = {key: value.half() for key, value in hf().items() if key.startswith("roberta.")}
+    run(saved(tmp_path / "hf", bare), tmp_path / "out.pt", "fairseq")
+    made = written(tmp_path / "out.pt")
+    assert {key: value.dtype for key, value in made.items() if "version" not in key} == dict.fromkeys(
+        made.keys() - {FAIRSEQ + "version"}, torch.float16
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- heads
@@ -302,6 +322,12 @@ def test_labels_from_any_kind_of_file_and_through_fairseq_and_back(name: str, te
     assert any(note.startswith("the classes' names are those of label.dict.txt") for note in report.notes)
 
 
+def test_names_that_nobody_gave_are_not_written_down(tmp_path: Path):
+    run(in_pt(tmp_path / "m.pt", fairseq() | head("mnli", 3)), tmp_path / "hf", "hf")
+    run(tmp_path / "hf", tmp_path / "out", "fairseq")
+    assert not (tmp_path / "out" / "label.dict.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("a\nb\n", "names 2 classes .a, b., but the head has 3"), ("a\nb\na\n", "names a class twice")]
 )
@@ -337,6 +363,17 @@ def test_infoxlm_gives_the_fast_model_and_tells_the_rest(tmp_path: Path):
         "InfoXLM's queue of negatives, which only training needs"
     }
     assert all("contrastive loss" in told[f"proj_matrix_{speed}"] for speed in ("fast", "slow"))
+
+
+def test_a_written_infoxlm_file_begins_with_a_momentum_copy_that_takes_no_room(tmp_path: Path):
+    report = run(saved(tmp_path / "hf", hf()), tmp_path / "out.pt", "fairseq-infoxlm")
+    made = torch.load(tmp_path / "out.pt", weights_only=False)["model"]
+    fast = {key: value for key, value in made.items() if key.startswith("model_fast.")}
+    assert len(made) == 2 * len(fast)
+    assert all(made[key.replace("fast", "slow")].data_ptr() == value.data_ptr() for key, value in fast.items())
+    told = reasons(report.plan.created)
+    assert {told[key] for key in made.keys() - fast.keys()} == {"xlmr/hf has none: a copy of model_fast.*"}
+    assert "model_slow.decoder.sentence_encoder.version" not in made
 
 
 def test_xlm_aligns_projections_are_told(tmp_path: Path):
