@@ -49,7 +49,7 @@ def read_labels(folder: Path, given: Path | None, config: Mapping[str, Any] | No
             raise DoesNotFit(f"{printable(given.name)} names classes, but the target gets no classification head.")
         return Labels()
     if given is not None:
-        return _checked(_listed(given), count, printable(given.name))
+        return _checked(listed_labels(given), count, printable(given.name))
     if config and isinstance(config.get("id2label"), Mapping):
         named = {str(index): str(name) for index, name in config["id2label"].items()}
         listed = [named[str(index)] for index in range(len(named)) if str(index) in named]
@@ -57,7 +57,7 @@ def read_labels(folder: Path, given: Path | None, config: Mapping[str, Any] | No
             return _checked(listed, count, "config.json: id2label")
     found = [folder / name for name in BESIDE if (folder / name).is_file()]
     if found:
-        return _checked(_listed(found[0]), count, found[0].relative_to(folder).as_posix())
+        return _checked(listed_labels(found[0]), count, found[0].relative_to(folder).as_posix())
     return Labels(tuple(_made_up(count)))
 
 
@@ -65,7 +65,7 @@ def _made_up(count: int) -> list[str]:
     return [f"LABEL_{index}" for index in range(count)]
 
 
-def _listed(path: Path) -> list[str]:
+def listed_labels(path: Path) -> list[str]:
     """The names in a file: JSON (a list, or an object by index), fairseq's dict.txt, or a name per line."""
     try:
         text = read_small(path).decode("utf-8")

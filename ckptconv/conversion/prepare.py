@@ -194,7 +194,7 @@ def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Pre
 
 
 def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, whole_folder: bool) -> Prepared:
-    documents = _documents(checkpoint, fit)
+    documents = source_documents(checkpoint, fit)
     languages = [stated(fit.table, fit.layout.name, documents, leaf) for leaf in ("source_lang", "target_lang")]
     beside = companions(checkpoint.path, fit.table.words, options.dictionaries, options.spm, languages)
     rows = wanted_rows(fit, beside, Asked(options.vocab, options.max_positions))
@@ -262,7 +262,7 @@ def _require_droppable(checkpoint: Checkpoint, fit: Fit, refused: tuple[tuple[st
         )
 
 
-def _documents(checkpoint: Checkpoint, fit: Fit) -> dict[str, Any]:
+def source_documents(checkpoint: Checkpoint, fit: Fit) -> dict[str, Any]:
     """The source's own config: JSON files beside the weights, and the top-level entries that the table reads."""
     column = fit.table.column(fit.layout.name)
     names = [name for each in fit.table.fields if each.kind != "const" and (name := each.names[column])]

@@ -43,8 +43,8 @@ def wanted_rows(fit: Fit, beside: Companions, asked: Asked) -> dict[str, int]:
         for dim in line.dims
     }
     if beside.given:
-        for dim, dictionary in _by_dim(fit, beside):
-            if dim in _spare(fit):
+        for dim, dictionary in dictionaries_by_dim(fit, beside):
+            if dim in spare_dims(fit):
                 rows.setdefault(dim, len(dictionary))
     return rows
 
@@ -55,9 +55,9 @@ def check_vocabulary(fit: Fit, beside: Companions, rows: Mapping[str, int], weig
     A shorter dictionary fits where the user asked for the rows, where spare rows are the rule, or where an HF
     tokenizer leaves padding rows. Raises VocabularyMismatch otherwise.
     """
-    for dim, dictionary in _by_dim(fit, beside):
+    for dim, dictionary in dictionaries_by_dim(fit, beside):
         have, words = rows.get(dim, int(fit.dims[dim])), len(dictionary)
-        padded = dim in rows or dim in _spare(fit) or beside.tokenizer is not None
+        padded = dim in rows or dim in spare_dims(fit) or beside.tokenizer is not None
         if words > have or (words < have and not padded):
             asked = f"--vocab leaves {have:,} rows" if dim in rows else f"its embedding has {have:,} rows"
             raise VocabularyMismatch(
@@ -72,11 +72,11 @@ def _special(fit: Fit) -> str:
     return " ".join((*SPECIAL, *fit.table.words.appended))
 
 
-def _spare(fit: Fit) -> frozenset[str]:
+def spare_dims(fit: Fit) -> frozenset[str]:
     return frozenset(dim for spare in fit.table.spares if spare.layout == fit.layout.name for dim in spare.dims)
 
 
-def _by_dim(fit: Fit, beside: Companions) -> Iterator[tuple[str, Dictionary]]:
+def dictionaries_by_dim(fit: Fit, beside: Companions) -> Iterator[tuple[str, Dictionary]]:
     """The vocabulary's dims, source first, with their dictionaries; one dictionary serves both."""
     if beside.dictionaries:
         for line in fit.table.resizes:

@@ -14,6 +14,7 @@ from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import candidates, expected_keys, fit
 from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
+from ckptconv.tables.parse import parse
 from tests.toy import held
 
 KEYS = Path(__file__).parent.parent / "golden" / "keys"
@@ -182,6 +183,22 @@ def test_names_that_would_become_one_are_not_respelled():
     twice = {**shapes, "roberta.embeddings.LayerNorm.gamma": (768,)}
     found = fit(tables()[1], "hf", twice)
     assert found.unexpected == ("roberta.embeddings.LayerNorm.gamma",)
+
+
+def test_rows_that_exclude_each_other_are_not_both_there():
+    shapes = read_shapes("fairseq_xlmr_xl.base")
+    both = {**shapes, "encoder.sentence_encoder.layernorm_embedding.weight": (2560,)}
+    found = fit(tables()[1], "fairseq", both)
+    assert found.dims["prenorm"] is True
+    assert found.unexpected == ("encoder.sentence_encoder.layernorm_embedding.weight",)
+
+
+def test_a_key_that_two_rows_share_says_nothing_about_their_option():
+    rows = ("d?late x.weight y.weight", "d?!late z.weight y.weight", "d?late last.w last.w")
+    table = parse("\n".join(("layout a torch -", "layout b torch -", *rows)), Path("mappings/sketch.tbl"))
+    assert fit(table, "b", {"y.weight": (3,)}).dims["late"] is False
+    assert fit(table, "b", {"y.weight": (3,), "last.w": (3,)}).dims["late"] is True
+    assert fit(table, "a", {"x.weight": (3,)}).missing == ("last.w",)
 
 
 def test_several_heads_have_sizes_of_their_own():

@@ -76,7 +76,7 @@ UNSOUND = {
     "a name against a word": ("d?lm_head             lm.{param}         lm.{param} ",
                               "d?lm_head  lm.{param}  heads.main.{param} ", "can be the same key"),
     "the rest against a row": ("slow.{rest}   always", "lm.{rest}   always", "can be the same key"),
-    "neither fold nor drop": ("fold      hf      types.weight  emb.weight", "", "expected a line `drop hf types.weight"),
+    "neither fold nor drop": ("fold      hf      types.weight  emb.weight", "", "expected a line `drop hf types"),
     "a fold of nothing": ("types.weight  emb.weight\n", "types.weight  embed.weight\n", "hf has no row embed.weight"),
     "no create for what is folded": ("create    hf      types.weight  fill  0", "", "expected a line `create hf types"),
     "has without create": ("create    ours*   lm.{param}    fill  0", "", "ours always has lm.weight: expected a line"),
