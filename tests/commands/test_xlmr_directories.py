@@ -78,7 +78,9 @@ def test_a_bare_file_gets_its_companions_as_options(published: Path, tmp_path: P
     shutil.copy(published / "model.pt", tmp_path / "bare.pt")
     without = run(tmp_path / "bare.pt", tmp_path / "without", "hf")
     assert any(note == "no tokenizer was written: it needs --dict and --spm" for note in without.notes)
-    run(tmp_path / "bare.pt", tmp_path / "hf", "hf", dictionaries=(published / "dict.txt",), spm=published / SPM)
+    shutil.copy(published / SPM, tmp_path / "my.model")
+    run(tmp_path / "bare.pt", tmp_path / "hf", "hf", dictionaries=(published / "dict.txt",), spm=tmp_path / "my.model")
+    assert (tmp_path / "hf" / SPM).read_bytes() == (published / SPM).read_bytes()
     run(published, tmp_path / "same", "hf")
     assert ids(tmp_path / "hf") == ids(tmp_path / "same")
 
