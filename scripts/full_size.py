@@ -3,7 +3,7 @@
 python scripts/full_size.py base.pt --layout deltalm/fairseq                    1.45 GB: DeltaLM base, fine-tuned
 python scripts/full_size.py trained.pt --layout deltalm/fairseq --optimizer     4.3 GB: with Adam's state
 python scripts/full_size.py pretrained.pt --layout deltalm/pretrained           deltalm-base.pt's shapes
-python scripts/full_size.py large.pt --layout xlmr/fairseq-0.8 --size large --half    the public xlmr.large: legacy, fp16
+python scripts/full_size.py large.pt --layout xlmr/fairseq-0.8 --size large --half   the public xlmr.large: legacy, fp16
 python scripts/full_size.py xl.pt --layout xlmr/fairseq --size XL --half        7 GB, written in pieces
 """
 

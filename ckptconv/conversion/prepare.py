@@ -285,8 +285,8 @@ def _resolve(checkpoint: Checkpoint, sides: Sides) -> Resolved:
     if config.contradictions:
         raise DoesNotFit(
             f"The config doesn't go with the tensors of {printable(checkpoint.path.name)}: "
-            f"{'; '.join(each.message for each in config.contradictions)}. Correct the config, use the checkpoint that it belongs to, or "
-            "overrule it with --set FIELD=VALUE.",
+            f"{'; '.join(each.message for each in config.contradictions)}. Correct the config, use the checkpoint that "
+            "it belongs to, or overrule it with --set FIELD=VALUE.",
             checkpoint.path,
         )
     return config

@@ -73,6 +73,7 @@ def _special(fit: Fit) -> str:
 
 
 def spare_dims(fit: Fit) -> frozenset[str]:
+    """The dims of which files in this layout have more rows than any dictionary."""
     return frozenset(dim for spare in fit.table.spares if spare.layout == fit.layout.name for dim in spare.dims)
 
 
