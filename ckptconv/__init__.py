@@ -6,18 +6,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckptconv.commands.audit import Audit, audit
     from ckptconv.commands.convert import Conversion, Options, convert
+    from ckptconv.commands.diff import Difference, diff
     from ckptconv.commands.inspect import Inspection, inspect
+    from ckptconv.commands.validate import Validation, validate
 
 __version__ = "0.1.0"
-__all__ = ["Conversion", "Inspection", "Options", "__version__", "convert", "inspect"]
+__all__ = [
+    "Audit",
+    "Conversion",
+    "Difference",
+    "Inspection",
+    "Options",
+    "Validation",
+    "__version__",
+    "audit",
+    "convert",
+    "diff",
+    "inspect",
+    "validate",
+]
 
 _HOMES = {
+    "Audit": "ckptconv.commands.audit",
+    "audit": "ckptconv.commands.audit",
     "Conversion": "ckptconv.commands.convert",
     "Options": "ckptconv.commands.convert",
     "convert": "ckptconv.commands.convert",
+    "Difference": "ckptconv.commands.diff",
+    "diff": "ckptconv.commands.diff",
     "Inspection": "ckptconv.commands.inspect",
     "inspect": "ckptconv.commands.inspect",
+    "Validation": "ckptconv.commands.validate",
+    "validate": "ckptconv.commands.validate",
 }
 
 

@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from ckptconv import __version__
+from ckptconv.cli.audit import audit
 from ckptconv.cli.convert import convert
+from ckptconv.cli.diff import diff
 from ckptconv.cli.inspect import inspect
 from ckptconv.cli.tables import tables
+from ckptconv.cli.validate import validate
 from ckptconv.errors import CkptconvError
 
 _EPILOG = """Exit codes: 0 done, nothing found; 1 findings; 2 wrong usage; 3 the input can't be read, is unsafe or
@@ -80,5 +83,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, convert, tables):
+for command in (inspect, convert, tables, diff, audit, validate):
     main.add_command(command)

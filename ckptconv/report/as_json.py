@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptconv.commands.convert import Conversion
-    from ckptconv.commands.inspect import Inspection
+    from ckptconv.commands.inspect import Inspection, TensorInfo
 
 
 def dumps(document: Any) -> str:
@@ -18,6 +18,7 @@ def dumps(document: Any) -> str:
 def inspection(report: Inspection) -> dict[str, Any]:
     """path container family layout dims parameters{unique,stored} bytes tensors[…] other[…] …"""
     missing, unexpected, mismatched = report.misfits
+    closest = report.closest
     return {
         "path": report.path,
         "container": report.container,
@@ -29,21 +30,43 @@ def inspection(report: Inspection) -> dict[str, Any]:
         "entry": report.entry,
         "coverage": report.coverage,
         "misfits": {"missing": missing, "unexpected": unexpected, "mismatched": mismatched},
+        "closest": {"layout": closest.layout, "coverage": closest.coverage} if closest else None,
         "dims": dict(report.dims),
+        "producer": [
+            {"name": each.name, "version": each.version, "evidence": each.evidence} for each in report.producer
+        ],
+        "keys": report.keys,
+        "match": report.match,
         "parameters": {"unique": report.unique, "stored": report.stored},
         "bytes": report.bytes,
         "dtypes": dict(report.dtypes),
-        "tensors": [
-            {"key": info.key, "shape": info.shape, "dtype": info.dtype, "bytes": info.bytes, "tied_to": info.tied_to}
-            for info in report.tensors
+        "tensors": [_tensor(info) for info in report.tensors],
+        "shared": [
+            {"keys": list(each.keys), "bytes": each.bytes, "overlapping": list(each.overlapping)}
+            for each in report.shared
         ],
+        "odd_keys": [{"reason": each.reason, "keys": list(each.keys)} for each in report.odd_keys],
         "other": [
             {"name": entry.name, "kind": entry.kind, "tensors": entry.tensors, "bytes": entry.bytes}
             for entry in report.other
         ],
+        "config": [{"document": each.document, "field": each.field, "value": each.value} for each in report.config],
         "metadata": dict(report.metadata),
         "notes": list(report.notes),
     }
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    """A key; `stats` only where they were asked for."""
+    told = {
+        "key": info.key,
+        "shape": info.shape,
+        "dtype": info.dtype,
+        "bytes": info.bytes,
+        "tied_to": info.tied_to,
+        "contiguous": info.contiguous,
+    }
+    return told | ({"stats": vars(info.stats)} if info.stats else {})
 
 
 def conversion(report: Conversion) -> dict[str, Any]:

@@ -8,7 +8,17 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ckptconv.report.inspection import counts, misfit, other_row
+from ckptconv.report.inspection import (
+    certainty,
+    counts,
+    filtered,
+    number,
+    other_row,
+    percent,
+    producers,
+    setting_text,
+    shared_text,
+)
 from ckptconv.report.terminal import shape_text, size
 from ckptconv.report.tree import Line, module_tree
 from ckptconv.text import printable
@@ -16,16 +26,25 @@ from ckptconv.text import printable
 if TYPE_CHECKING:
     from ckptconv.commands.inspect import Inspection, TensorInfo
 
+_STATS = ("min", "max", "mean", "std", "zeros", "nan", "inf")
+
 
 def tensors_csv(report: Inspection) -> str:
-    """A row per tensor: key, shape (`768x768`, "" for a scalar), dtype, bytes, tied_to ("" for none)."""
+    """A row per tensor: key, shape (`768x768`, "" for a scalar), dtype, bytes, tied_to ("" for none), contiguous; and
+    its statistics, if the report has any ("" for what isn't known)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "shape", "dtype", "bytes", "tied_to"])
+    names = _STATS if _measured(report) else ()
+    writer.writerow(["key", "shape", "dtype", "bytes", "tied_to", "contiguous", *names])
     for info in report.tensors:
-        shape = "x".join(str(number) for number in info.shape)
-        writer.writerow([_cell(info.key), shape, info.dtype, info.bytes, _cell(info.tied_to or "")])
+        shape = "x".join(str(length) for length in info.shape)
+        head = [_cell(info.key), shape, info.dtype, info.bytes, _cell(info.tied_to or ""), str(info.contiguous).lower()]
+        writer.writerow([*head, *(getattr(info.stats, name) for name in names)])
     return text.getvalue()
+
+
+def _measured(report: Inspection) -> bool:
+    return any(info.stats for info in report.tensors)
 
 
 def _cell(text: str) -> str:
@@ -48,12 +67,26 @@ def tree_markdown(report: Inspection, depth: int | None) -> str:
 
 
 def tensors_markdown(report: Inspection) -> str:
-    """The facts, and a table of every tensor."""
+    """The facts, and a table of every tensor, with its statistics if the report has any."""
+    names = _STATS if _measured(report) else ()
     cells = (
-        (_code(info.key), shape_text(info.shape), info.dtype, size(info.bytes), _code(info.tied_to or ""))
+        (
+            *(_code(info.key), shape_text(info.shape), info.dtype, size(info.bytes), _code(info.tied_to or "")),
+            *(_value(info, name) for name in names),
+        )
         for info in report.tensors
     )
-    return _document(report, ("key", "shape", "dtype", "size", "tied to"), cells)
+    return _document(report, ("key", "shape", "dtype", "size", "tied to", *names), cells)
+
+
+def _value(info: TensorInfo, name: str) -> str:
+    """One of the statistics; zeros as a share."""
+    found = info.stats
+    if found is None:
+        return ""
+    if name == "zeros":
+        return percent(found.zeros / found.count) if found.count else ""
+    return number(getattr(found, name)).strip()
 
 
 def _document(report: Inspection, names: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> str:
@@ -62,18 +95,31 @@ def _document(report: Inspection, names: tuple[str, ...], cells: Iterable[tuple[
         lines += ["", "Besides the state dict:", ""]
         others = (other_row(entry) for entry in report.other)
         lines += _table(("entry", "kind", "tensors"), ((_code(name), _code(kind), what) for name, kind, what in others))
+    if report.config:
+        settings = (
+            (_code(each.document), _code(each.field), _code(setting_text(each.value))) for each in report.config
+        )
+        lines += ["", "Config:", "", *_table(("document", "field", "value"), settings)]
     return "\n".join(lines) + "\n"
 
 
 def _facts(report: Inspection) -> Iterator[str]:
     yield f"container: {report.container}"
     yield f"layout: {report.layout or 'unknown'}" + (f", under {_code(report.entry)}" if report.entry else "")
-    if misfit(report):
-        yield misfit(report)
+    if certainty(report):
+        yield certainty(report)
+    if report.producer:
+        yield f"as written by: {_code(producers(report))}"
     if report.dims:
-        yield "dims: " + ", ".join(f"{_code(name)} {number}" for name, number in report.dims.items())
+        yield "dims: " + ", ".join(f"{_code(name)} {length}" for name, length in report.dims.items())
+    if filtered(report):
+        yield _code(filtered(report))
     for name, what in counts(report):
         yield f"{name}: {what}"
+    for shared in report.shared:
+        yield f"different views of one storage of {size(shared.bytes)}: {_code(shared_text(shared))}"
+    for odd in report.odd_keys:
+        yield f"keys that look wrong: {_code(odd.reason)}: " + ", ".join(map(_code, odd.keys))
     for name, value in report.metadata.items():
         yield f"metadata {_code(name)}: {_code(printable(value))}"
     for note in report.notes:

@@ -11,9 +11,12 @@ from rich.console import Console, RenderableType
 
 from ckptconv.commands.convert import Conversion, Options, convert
 from ckptconv.commands.inspect import Inspection, OtherEntry, TensorInfo, inspect
+from ckptconv.containers.oddities import OddKeys, SharedStorage
+from ckptconv.containers.settings import Setting
 from ckptconv.plan import Plan, Told
 from ckptconv.report.conversion import screen as conversion_screen
-from ckptconv.report.inspection import screen
+from ckptconv.report.inspection import number, percent, screen
+from ckptconv.values.stats import Stats
 from tests.commands.conftest import FINETUNED, GOLDEN
 
 
@@ -86,6 +89,112 @@ def test_many_rows_on_a_terminal():
     others = tuple(OtherEntry(f"entry{number}", "0", 0, 0) for number in range(5000))
     text = printed(screen(replace(many(3), other=others), None, False), terminal=True)
     assert ("entry1999" in text, "entry2000" in text, "… and 3,000 more" in text) == (True, False, True)
+
+
+def test_the_head_says_how_sure_and_who_wrote_it():
+    lines = words(printed(screen(inspect(FINETUNED), None, False)))
+    assert lines[1] == "all 139 keys and their shapes fit"
+    assert (
+        lines[3]
+        == "as written by torch 2.7 or newer (a zip with a format version), fairseq since March 2021 (a plain cfg)"
+    )
+
+
+MEASURED = Stats(12, -3.4028234e38, 3.4028234e38, -1.2345e-38, 1.17549435e-38, 11, 1, 2)
+
+
+def measured(count: int) -> Inspection:
+    tensors = tuple(TensorInfo(f"m{number}.weight", (3, 4), "F32", 48, None, True, MEASURED) for number in range(count))
+    return replace(inspect(FINETUNED), tensors=tensors, notes=())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_statistics_fit_80_columns_and_stand_below_each_other(terminal: bool):
+    found = inspect(FINETUNED, stats=True)
+    lines = printed(screen(replace(found, tensors=found.tensors + measured(1).tensors), None, False), 80).splitlines()
+    rows = [line for line in lines if line.startswith("    min ")]
+    assert len(rows) == 140
+    assert max(map(len, rows[:-1])) <= 80
+    assert len({line.index(name) for line in rows for name in ("max ",)}) == 1
+    assert {line.index("zeros") for line in rows} == {rows[0].index("zeros")}
+    assert rows[-1] == "    min -3.403e38   max  3.403e38   mean -1.234e-38  std  1.175e-38  zeros 91.7%  1 NaN  2 Inf"
+
+
+def test_nan_and_inf_are_red():
+    lines = printed(screen(measured(1), None, False), terminal=True).splitlines()
+    assert any("\x1b[1;31m  1 NaN  2 Inf" in line for line in lines)
+    clean = replace(MEASURED, nan=0, inf=0)
+    text = printed(screen(replace(measured(1), tensors=(replace(measured(1).tensors[0], stats=clean),)), None, False))
+    assert "NaN" not in text
+
+
+def test_many_statistics_are_bounded_on_a_terminal_only():
+    found = measured(5000)
+    cut = printed(screen(found, None, False), terminal=True)
+    assert ("m1999.weight" in cut, "m2000.weight" in cut) == (True, False)
+    assert "… and 3,000 more (all of them in a pipe, or with --tensors)" in cut
+    for text in (printed(screen(found, None, True), terminal=True), printed(screen(found, None, False))):
+        assert ("m4999.weight" in text, "more" in text) == (True, False)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_keys_that_look_wrong_are_named_and_bounded(width: int):
+    keys = tuple(f"layers.{layer}.part{part}" for part in range(9) for layer in range(12))
+    found = replace(inspect(FINETUNED), odd_keys=(OddKeys("strange", keys), OddKeys("bad", ("a\x1b[31m",))), notes=())
+    lines = words(printed(screen(found, 1, False), width))
+    at = lines.index("108 strange")
+    assert lines[at + 1 : at + 6] == [*(f"layers.{{0..11}}.part{part}" for part in range(4)), "… and 5 more"]
+    assert lines[at + 6 : at + 8] == ["1 bad", "a\\x1b[31m"]
+
+
+def test_shared_storages():
+    keys = tuple(f"p{number}" for number in range(300))
+    shared = (SharedStorage(("q", "qkv"), 1000, ("q", "qkv")), SharedStorage(keys, 10**9, ()))
+    lines = words(printed(screen(replace(inspect(FINETUNED), shared=shared), 1, False), 120))
+    at = lines.index("different views of one storage")
+    assert lines[at + 1 : at + 3] == [
+        "1 kB q, qkv: q and qkv overlap",
+        "1 GB p0, p1, p2, p3 and 296 more: side by side",
+    ]
+
+
+def test_a_config_is_escaped_and_bounded():
+    config = [Setting("cfg", f"field{number}", number) for number in range(5000)]
+    config += [Setting("args", "a\x1b[31m", "b\x1b[31m\nc"), Setting("args", "long", "x" * 10_000)]
+    found = replace(inspect(FINETUNED), config=tuple(config))
+    text = printed(screen(found, 1, False), terminal=True)
+    assert ("field1999" in text, "field2000" in text, "… and 3,000 more" in text) == (True, False, True)
+    lines = words(printed(screen(found, 1, False), 120))
+    assert "field4999 4999" in lines
+    assert "a\\x1b[31m b\\x1b[31m\\x0ac" in lines
+    assert sum(line.count("x") for line in lines if "xxxxx" in line) == 199
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, " -"),
+        (0.0, " 0"),
+        (-0.5, "-0.5"),
+        (1.23456, " 1.235"),
+        (0.00012345, " 1.234e-4"),
+        (-1.2344e-7, "-1.234e-7"),
+        (123456.7, " 1.235e5"),
+        (5e-324, " 4.941e-324"),
+        (250001, " 250001"),
+        (-(2**63), "-9223372036854775808"),
+    ],
+)
+def test_numbers(value: float | None, text: str):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0%"), (1, "100%"), (1e-9, "<0.1%"), (1 - 1e-9, ">99.9%"), (0.125, "12.5%"), (0.9989, "99.9%")],
+)
+def test_shares_are_none_or_all_only_if_they_are(share: float, text: str):
+    assert percent(share) == text
 
 
 def changes(source: Path, to: str, **options) -> list[str]:

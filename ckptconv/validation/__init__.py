@@ -1,0 +1,1 @@
+"""What can be known of a checkpoint before training: each check yields findings with a stable code."""

@@ -1,0 +1,1 @@
+"""What tensors hold: statistics, and comparisons value by value."""

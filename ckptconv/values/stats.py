@@ -1,0 +1,231 @@
+"""Statistics of a tensor's values, in one pass over its bytes and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from math import hypot, isfinite, ldexp, sqrt
+from typing import Any, NamedTuple
+
+from ckptconv.dtypes import DType
+
+Bytes = bytes | bytearray | memoryview
+_Array = Any
+
+_BLOCK = 1 << 20  # bytes looked at together: enough for numpy, little enough for the cache
+_RUN = 1 << 13  # elements that are squared and summed up together
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
+_NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+_PARTS = {"C32": "<f2", "C64": "<f4", "C128": "<f8"}
+# Powers of two whose squares, summed up, float64 holds without overflow or loss.
+_MODEST = 400
+# A variance so small beside the squared mean is measured once more, around the mean.
+_NARROW = 1e-3
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What is in a tensor of `count` elements.
+
+    min, max, mean, std: of the finite values, in float64 (integers' min and max exactly); None where there are none.
+    std is that of the population (divided by the number, not by one less). zeros, nan, inf: how many elements are 0
+    (or -0), NaN and ±Inf; a complex number is NaN or Inf where a part of it is.
+    unsupported: why min, max, mean and std are None although there are values; else "".
+    """
+
+    count: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    zeros: int
+    nan: int
+    inf: int
+    unsupported: str = ""
+
+
+class _Part(NamedTuple):
+    """Statistics of some elements; low, high, mean and std are those of the `finite` ones."""
+
+    elements: int = 0
+    zeros: int = 0
+    nan: int = 0
+    inf: int = 0
+    finite: int = 0
+    low: float = 0
+    high: float = 0
+    mean: float = 0.0
+    std: float = 0.0
+
+
+_Measure = Callable[[memoryview], _Part]
+
+
+def stats(chunks: Iterable[Bytes], dtype: DType) -> Stats:
+    """The statistics of the elements in `chunks`: pieces of any size, each of whole little-endian elements of `dtype`.
+
+    Never raises for a dtype: where its values have no order (complex numbers) or are no numbers (bits), they are only
+    counted, and `unsupported` says so.
+    """
+    measure, unsupported = _measure(dtype)
+    part = reduce(_merged, map(measure, _blocks(chunks)), _Part())
+    counts = (part.zeros, part.nan, part.inf)
+    if not part.finite:
+        return Stats(part.elements, None, None, None, None, *counts, unsupported if part.elements else "")
+    # + 0 makes a negative zero positive
+    return Stats(part.elements, part.low + 0, part.high + 0, part.mean + 0, part.std, *counts)
+
+
+def _measure(dtype: DType) -> tuple[_Measure, str]:
+    """The function for blocks of that dtype, and why it yields no numbers."""
+    if dtype.name in _PARTS:
+        return lambda block: _complex(block, _PARTS[dtype.name]), "complex numbers have no order"
+    known = _type(dtype)
+    if known is None:
+        return lambda block: _bits(block, dtype.itemsize), f"{dtype} values are no numbers"
+    return _Bytes(known) if dtype.itemsize == 1 else _Numbers(known), ""
+
+
+def _type(dtype: DType) -> Any:
+    """numpy's type of the elements, with the help of ml_dtypes; None where there is none."""
+    import numpy as np
+
+    if dtype.name in _NUMPY:
+        return np.dtype(_NUMPY[dtype.name])
+    if dtype.name != "BF16" and not dtype.name.startswith("F8"):
+        return None
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, dtype.torch))
+
+
+def _blocks(chunks: Iterable[Bytes]) -> Iterator[memoryview]:
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        for start in range(0, len(view), _BLOCK):
+            yield view[start : start + _BLOCK]
+
+
+def _merged(a: _Part, b: _Part) -> _Part:
+    """Both together: means and deviations as in Chan, Golub and LeVeque (1979), in a form that can't overflow."""
+    part = (a if a.finite else b)._replace(
+        elements=a.elements + b.elements, zeros=a.zeros + b.zeros, nan=a.nan + b.nan, inf=a.inf + b.inf
+    )
+    if not (a.finite and b.finite):
+        return part
+    finite = a.finite + b.finite
+    mine, yours = a.finite / finite, b.finite / finite
+    half = b.mean / 2 - a.mean / 2
+    return part._replace(
+        finite=finite,
+        low=min(a.low, b.low),
+        high=max(a.high, b.high),
+        mean=a.mean + 2 * (half * yours),
+        std=hypot(a.std * sqrt(mine), b.std * sqrt(yours), 2 * (half * sqrt(mine * yours))),
+    )
+
+
+class _Numbers:
+    """Measures one block of numbers after the other in the same memory: fresh memory costs more than the arithmetic."""
+
+    def __init__(self, known: Any) -> None:
+        import numpy as np
+
+        self._type = known
+        self._wide = np.empty(0, "f8")
+        self._flags = np.empty(0, "?")
+
+    def __call__(self, block: memoryview) -> _Part:
+        import numpy as np
+
+        with np.errstate(all="ignore"):  # NaN and Inf are what is looked for
+            return self._part(np.frombuffer(block, self._type))
+
+    def _part(self, values: _Array) -> _Part:
+        import numpy as np
+
+        if values.size > self._wide.size:
+            self._wide, self._flags = np.empty(values.size, "f8"), np.empty(values.size, "?")
+        wide, flags = self._wide[: values.size], self._flags[: values.size]
+        np.copyto(wide, values)
+        if values.itemsize == 2 and values.dtype.kind not in "iu":
+            values = wide  # numpy is slow with half floats
+        zeros = int(np.count_nonzero(np.equal(values, 0, out=flags)))
+        low, high = values.min().item(), values.max().item()  # NaN where there is any
+        nan = inf = 0
+        if not (isfinite(low) and isfinite(high)):
+            nan = int(np.count_nonzero(np.isnan(wide, out=flags)))
+            wide = wide[np.isfinite(wide, out=flags)]
+            inf = values.size - wide.size - nan
+            low, high = (wide.min().item(), wide.max().item()) if wide.size else (0.0, 0.0)
+        mean, std = _moments(wide, low, high)
+        return _Part(values.size, zeros, nan, inf, wide.size, low, high, mean, std)
+
+
+def _moments(wide: _Array, low: float, high: float) -> tuple[float, float]:
+    """Mean and standard deviation of finite float64 values, which are overwritten."""
+    import numpy as np
+
+    if low == high:
+        return float(low), 0.0
+    exponent = int(np.frexp(max(-low, high))[1])
+    if abs(exponent) > _MODEST:
+        np.ldexp(wide, -exponent, out=wide)
+    else:
+        exponent = 0
+    mean = float(wide.sum()) / wide.size
+    square = _squares(wide) / wide.size - mean * mean
+    if square < _NARROW * mean * mean:
+        wide -= mean
+        rest = float(wide.sum()) / wide.size
+        mean, square = mean + rest, _squares(wide) / wide.size - rest * rest
+    return ldexp(mean, exponent), ldexp(sqrt(square), exponent)
+
+
+def _squares(wide: _Array) -> float:
+    """The sum of the squares; in runs that are too short for BLAS to start threads, which cost more than they bring."""
+    import numpy as np
+
+    runs = (wide[start : start + _RUN] for start in range(0, wide.size, _RUN))
+    return sum(float(np.dot(run, run)) for run in runs)
+
+
+class _Bytes:
+    """Measures elements of one byte: there are only 256 values, which are counted."""
+
+    def __init__(self, known: Any) -> None:
+        import numpy as np
+
+        self._exact = int if known.kind in "iub" else float
+        self._values = np.arange(256, dtype="u1").view(known).astype("f8")
+
+    def __call__(self, block: memoryview) -> _Part:
+        import numpy as np
+
+        counts, values = np.bincount(np.frombuffer(block, "u1"), minlength=256), self._values
+        zeros, nan, inf = (int(counts[test].sum()) for test in (values == 0, np.isnan(values), np.isinf(values)))
+        there = np.isfinite(values) & (counts > 0)
+        values, counts = values[there], counts[there]
+        finite = int(counts.sum())
+        if not finite:
+            return _Part(len(block), zeros, nan, inf)
+        mean = float(np.dot(values, counts)) / finite
+        std = sqrt(float(np.dot((values - mean) ** 2, counts)) / finite)
+        low, high = self._exact(values.min()), self._exact(values.max())
+        return _Part(len(block), zeros, nan, inf, finite, low, high, mean, std)
+
+
+def _complex(block: memoryview, part: str) -> _Part:
+    import numpy as np
+
+    parts = np.frombuffer(block, part).reshape(-1, 2)
+    zeros, nan, inf = (parts == 0).all(1), np.isnan(parts).any(1), np.isinf(parts).any(1)
+    return _Part(len(parts), int(zeros.sum()), int(nan.sum()), int(inf.sum()))
+
+
+def _bits(block: memoryview, itemsize: int) -> _Part:
+    import numpy as np
+
+    elements = np.frombuffer(block, "u1").reshape(-1, itemsize)
+    return _Part(len(elements), int(np.count_nonzero(~elements.any(1))))
