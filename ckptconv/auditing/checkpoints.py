@@ -14,9 +14,6 @@ from ckptconv.tables.fit import Fit
 
 def target(name: str, state_dict: StateDict, fit: Fit | None) -> Target:
     """What the other checkpoint has; `fit`: the layout that it is in, if it is in one."""
-    groups: dict[str, list[str]] = {}
-    for key, owner in shared_views(state_dict).items():
-        groups.setdefault(owner, [owner]).append(key)
     bases = [line.prefix for line in fit.table.bases if line.layout == fit.layout.name] if fit else []
     return Target(
         kind="checkpoint",
@@ -24,7 +21,7 @@ def target(name: str, state_dict: StateDict, fit: Fit | None) -> Target:
         shapes=shapes(state_dict),
         fit=fit,
         body=next((prefix for prefix in bases if any(key.startswith(prefix) for key in state_dict)), ""),
-        ties=tuple(map(tuple, groups.values())),
+        ties=_shared(state_dict),
         told=constants(fit, state_dict) if fit else {},
     )
 
@@ -32,15 +29,22 @@ def target(name: str, state_dict: StateDict, fit: Fit | None) -> Target:
 def lists(state_dict: StateDict, target: Target) -> Lists:
     """What doesn't fit, but for keys that are one tensor with another that does."""
     found = difference(shapes(state_dict), target)
-    shared = shared_views(state_dict)
-    tied = {key for keys in target.ties if any(key in state_dict for key in keys) for key in keys}
-    twice = {key: shared[key] for key in found.unexpected if shared.get(key) in target.shapes}
+    theirs = {key for keys in target.ties if any(key in state_dict for key in keys) for key in keys}
+    ours = {key: other for keys in _shared(state_dict) for other in keys if other in target.shapes for key in keys}
     return replace(
         found,
-        missing=tuple(key for key in found.missing if key not in tied),
-        unexpected=tuple(key for key in found.unexpected if key not in twice),
-        ignored={key: f"the same tensor as {owner}" for key, owner in twice.items()},
+        missing=tuple(key for key in found.missing if key not in theirs),
+        unexpected=tuple(key for key in found.unexpected if key not in ours),
+        ignored={key: f"the same tensor as {ours[key]}" for key in found.unexpected if key in ours},
     )
+
+
+def _shared(state_dict: StateDict) -> tuple[tuple[str, ...], ...]:
+    """The keys that are one tensor."""
+    groups: dict[str, list[str]] = {}
+    for key, owner in shared_views(state_dict).items():
+        groups.setdefault(owner, [owner]).append(key)
+    return tuple(map(tuple, groups.values()))
 
 
 def dtypes(source: StateDict, target: StateDict) -> dict[str, tuple[str, str, Reason]]:

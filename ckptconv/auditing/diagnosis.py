@@ -68,8 +68,10 @@ def _layouts(scene: Scene, path: str) -> Iterator[Diagnosis]:
         "checkpoint": f"{target.name} in {there.name}",
     }[target.kind]
     command = f"ckptconv convert {shlex.quote(printable(path, 1000))} DIR --to {there.name}"
+    lines = (line for line in there.table.lacks if line.layout == there.layout.name and here.dims.get(line.option))
+    lacking = next((line.reason for line in lines), None)
     if scene.other_layout:
-        yield Diagnosis(f"{what}, {other}", f"convert it: {command}")
+        yield Diagnosis(f"{what}, {other}", f"it can't become that: {lacking}" if lacking else f"convert it: {command}")
     else:
         yield Diagnosis(f"{what}, {other}, which is another model", "use a checkpoint of that model")
 

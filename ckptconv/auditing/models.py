@@ -97,8 +97,9 @@ def lists(model: Model, source: Shapes, target: Target) -> Lists:
     """What `from_pretrained` says of a checkpoint with these keys and shapes, and what it says nothing of."""
     import torch
 
-    with _quiet():
-        states = {key: torch.empty(shape, device="meta") for key, shape in source.items()}
+    # transformers 4.57 builds on the CPU and then moves to meta: the device is there for it
+    with _quiet(), torch.device("meta"):
+        states = {key: torch.empty(shape) for key, shape in source.items()}
         try:
             _, info = _weightless(model.kind).from_pretrained(
                 None,

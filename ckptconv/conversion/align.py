@@ -78,7 +78,9 @@ def _by_prefix(a: Side, b: Side) -> Together:
     ways_b = list(_ways(b))
     for left in _ways(a):
         for right in ways_b:
-            count = len(left.views.keys() & right.views.keys())
+            common = left.views.keys() & right.views.keys()
+            # Of a key without its prefix on either side, more than a last part must be left: `weight` says nothing.
+            count = len(common) if left is a or right is b else sum("." in key for key in common)
             if count > agree:
                 best, agree = (left, right), count
     notes += tuple(_prefix_note(side, seen) for side, seen in zip((a, b), best, strict=True) if seen is not side)

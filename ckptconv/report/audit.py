@@ -66,11 +66,11 @@ def screen(report: Audit) -> Group:
 def _head(report: Audit) -> Iterator[Text]:
     head = Text(printable(report.path, _LONG), "bold")
     head.append(f"  {report.layout or 'unknown layout'}", "not bold green" if report.layout else "not bold yellow")
-    head.append("  against ", "not bold dim")
-    head.append(printable(report.target, _LONG), "not bold")
-    if report.kind == "class":
-        head.append(f"  {printable(report.against, _LONG)} · {report.loader}", "not bold dim")
     yield head
+    target = Text("against ", "dim").append(printable(report.target, _LONG), "default")
+    if report.kind == "class":
+        target.append(f"  {printable(report.against, _LONG)} · {report.loader}")
+    yield target
     yield Text(_count(report), "dim")
 
 

@@ -70,7 +70,7 @@ def filtered(report: Inspection) -> str:
     """Which tensors are looked at, in words; "" where it is all of them."""
     if report.match is None:
         return ""
-    return f"{len(report.tensors):,} of {report.keys:,} keys match {printable(report.match)}: the totals are theirs"
+    return f"{len(report.tensors):,} of {report.keys:,} keys match `{printable(report.match)}`: the totals are theirs"
 
 
 def producers(report: Inspection) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any
 
 from ckptconv.dtypes import FLOATS, DType
@@ -12,6 +12,7 @@ from ckptconv.dtypes import FLOATS, DType
 _PIECE = 1 << 20  # bytes that are compared at a time, as many as readers give
 _BLOCK = 1 << 16  # elements whose numbers are looked at together: they stay in the cache
 _ROW = 1 << 10  # products that are summed in their own precision; the sums are added in float64
+_SMALL = 1e-30  # a smaller sum of squares may have lost some of them in float32
 _LARGE = 1e300
 _FLOAT8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 _INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL", "U16", "U32", "U64"})
@@ -199,11 +200,12 @@ class _Tally:
         return x.astype("f8"), y.astype("f8")
 
     def _measure(self, x: Any, y: Any) -> None:
-        """Adds what float or complex numbers say."""
+        """Adds what float or complex numbers say: in float64 where there are NaN or infinities, or squares are lost."""
         import numpy as np
 
         products = _products(x, y)
-        if not isfinite(sum(products)):
+        own, other, _, change = products
+        if not all(_SMALL < each < inf for each in ((own,) if y is x else (own, other, change))):
             wide = "c16" if np.iscomplexobj(x) else "f8"
             x, y = self._set_aside(x.astype(wide), y.astype(wide))
             products = _products(x, y)

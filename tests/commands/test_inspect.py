@@ -278,7 +278,7 @@ def test_match_filters_the_totals_too(pattern: str):
     assert (found.bytes, sum(found.dtypes.values())) == (sum(info.bytes for info in owners),) * 2
     assert (found.layout, found.coverage, found.dims, found.keys) == (whole.layout, 1.0, whole.dims, 139)
     text = run(FINETUNED, "--match", pattern)
-    assert f"{len(chosen)} of 139 keys match {pattern}: the totals are theirs" in text
+    assert f"{len(chosen)} of 139 keys match `{pattern}`: the totals are theirs" in text
     assert json.loads(run(FINETUNED, "--match", pattern, "--json"))["match"] == pattern
     assert len(run(FINETUNED, "--match", pattern, "--csv").splitlines()) == 1 + len(chosen)
 
