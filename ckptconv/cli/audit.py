@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptconv.cli.forms import forms
 from ckptconv.cli.options import PATH
 
 
@@ -20,18 +21,14 @@ from ckptconv.cli.options import PATH
 @click.option("--class", "class_name", metavar="NAME", help="A class of transformers for TARGET's config.")
 @click.option("--trust-remote-code", is_flag=True, help="Execute the model code beside TARGET's config.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("--csv", "as_csv", is_flag=True, help="A row per key: list, key, got, wanted, tied_to, expected, reason.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="The report as Markdown.")
+@forms("A row per key: list, key, got, wanted, tied_to, expected, reason.")
 def audit(
     source: Path,
     against: str,
     class_name: str | None,
     trust_remote_code: bool,
     table: Path | None,
-    as_json: bool,
-    as_csv: bool,
-    as_markdown: bool,
+    form: str,
 ) -> None:
     """Say what of SRC would be missing, left over or of another shape in TARGET, why, and whether that is expected.
 
@@ -44,26 +41,24 @@ def audit(
     ckptconv audit model.safetensors --against config.json
     ckptconv audit finetuned/ --against pretrained/model.safetensors --csv
     """
-    if as_json + as_csv + as_markdown > 1:
-        raise click.UsageError("--json, --csv and --markdown are three forms of one report; expected one of them.")
     from ckptconv.commands.audit import audit as hold
 
     report = hold(source, against, class_name, trust_remote_code, table)
-    if as_json:
+    if form == "json":
         from ckptconv.report.as_json import dumps
         from ckptconv.report.audit_json import document
 
         click.echo(dumps(document(report)))
     else:
-        from ckptconv.report import audit as forms
+        from ckptconv.report import audit as render
 
-        if as_csv:
-            click.echo(forms.as_csv(report), nl=False)
-        elif as_markdown:
-            click.echo(forms.as_markdown(report), nl=False)
+        if form == "csv":
+            click.echo(render.as_csv(report), nl=False)
+        elif form == "markdown":
+            click.echo(render.as_markdown(report), nl=False)
         else:
             from ckptconv.report.terminal import show
 
-            show(forms.screen(report))
+            show(render.screen(report))
     if report.verdict == "does_not_fit":
         raise click.exceptions.Exit(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ckptconv.cli.forms import forms
 from ckptconv.cli.options import PATH
 
 
@@ -18,9 +19,7 @@ from ckptconv.cli.options import PATH
 @click.option("--rtol", type=float, metavar="X", help="With --values: see --atol.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave out keys that fit, for instance 'lm_head.*'.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("--csv", "as_csv", is_flag=True, help="A row per key: status, shapes, dtypes, how much it changed.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="The report as Markdown.")
+@forms("A row per key: status, shapes, dtypes, how much it changed.")
 def diff(
     a: Path,
     b: Path,
@@ -29,9 +28,7 @@ def diff(
     rtol: float | None,
     ignore: tuple[str, ...],
     table: Path | None,
-    as_json: bool,
-    as_csv: bool,
-    as_markdown: bool,
+    form: str,
 ) -> None:
     """Compare two checkpoints: keys, shapes, dtypes, and with --values what is in them. Exit code 1 if they differ.
 
@@ -44,23 +41,21 @@ def diff(
     ckptconv diff a.safetensors b.safetensors --values --rtol 1e-3 --ignore 'lm_head.*'
     ckptconv diff a.pt b.pt --values --csv > tensors.csv
     """
-    if as_json + as_csv + as_markdown > 1:
-        raise click.UsageError("--json, --csv and --markdown are three forms of one report; expected one of them.")
     from ckptconv.cli.progress import progress_bar
     from ckptconv.commands.diff import diff as compare
 
     with progress_bar(show=values) as advance:
         report = compare(a, b, values=values, atol=atol, rtol=rtol, ignore=ignore, table=table, progress=advance)
-    if as_json:
+    if form == "json":
         from ckptconv.report.as_json import dumps
         from ckptconv.report.diff_json import difference
 
         click.echo(dumps(difference(report)))
-    elif as_csv:
+    elif form == "csv":
         from ckptconv.report.diff import tensors_csv
 
         click.echo(tensors_csv(report), nl=False)
-    elif as_markdown:
+    elif form == "markdown":
         from ckptconv.report.diff import markdown
 
         click.echo(markdown(report), nl=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptconv.cli.forms import forms
 from ckptconv.cli.options import PATH
 
 
@@ -22,9 +23,7 @@ from ckptconv.cli.options import PATH
 @click.option("--stats", is_flag=True, help="Read the values: min, max, mean, std, zeros, NaN and Inf per tensor.")
 @click.option("--config", is_flag=True, help="Show the config: args, cfg, a config.json beside.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("--csv", "as_csv", is_flag=True, help="A row per tensor: key, shape, dtype, bytes, tied_to …")
-@click.option("--markdown", "as_markdown", is_flag=True, help="The report as Markdown.")
+@forms("A row per tensor: key, shape, dtype, bytes, tied_to …")
 def inspect(
     source: Path,
     tensors: bool,
@@ -34,9 +33,7 @@ def inspect(
     stats: bool,
     config: bool,
     table: Path | None,
-    as_json: bool,
-    as_csv: bool,
-    as_markdown: bool,
+    form: str,
 ) -> None:
     """Show what is in a checkpoint (a file or a directory).
 
@@ -49,22 +46,20 @@ def inspect(
     ckptconv inspect model.safetensors --json
     ckptconv inspect model.safetensors --csv > tensors.csv
     """
-    if as_json + as_csv + as_markdown > 1:
-        raise click.UsageError("--json, --csv and --markdown are three forms of one report; expected one of them.")
     from ckptconv.cli.progress import progress_bar
     from ckptconv.commands.inspect import inspect as look
 
     with progress_bar(show=stats) as advance:
         report = look(source, table, match, sort, stats, config, advance)
-    if as_json:
+    if form == "json":
         from ckptconv.report.as_json import dumps, inspection
 
         click.echo(dumps(inspection(report)))
-    elif as_csv:
+    elif form == "csv":
         from ckptconv.report.as_table import tensors_csv
 
         click.echo(tensors_csv(report), nl=False)
-    elif as_markdown:
+    elif form == "markdown":
         from ckptconv.report.as_table import tensors_markdown, tree_markdown
 
         click.echo(tensors_markdown(report) if tensors or stats else tree_markdown(report, depth), nl=False)

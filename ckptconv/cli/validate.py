@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptconv.cli.forms import forms
 from ckptconv.cli.options import PATH
 
 
@@ -20,9 +21,7 @@ from ckptconv.cli.options import PATH
 @click.option("--labels", "labels_file", type=PATH, metavar="FILE", help="The classes' names instead of their number.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("--csv", "as_csv", is_flag=True, help="A row per finding.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="The findings as Markdown.")
+@forms("A row per finding.")
 def validate(
     source: Path,
     against: str | None,
@@ -34,9 +33,7 @@ def validate(
     labels_file: Path | None,
     table: Path | None,
     strict: bool,
-    as_json: bool,
-    as_csv: bool,
-    as_markdown: bool,
+    form: str,
 ) -> None:
     """Check SRC before training: keys, shapes, config, vocabulary, positions, classes, and every value.
 
@@ -47,8 +44,6 @@ def validate(
     ckptconv validate deltalm-base.pt --dict dict.txt --spm spm.model --max-positions 512
     ckptconv validate xlm-roberta-ner/ --labels labels.txt --json
     """
-    if as_json + as_csv + as_markdown > 1:
-        raise click.UsageError("--json, --csv and --markdown are three forms of one report; expected one of them.")
     from ckptconv.cli.progress import progress_bar
     from ckptconv.commands.validate import validate as check
 
@@ -56,16 +51,16 @@ def validate(
         report = check(
             source, against, dictionaries, spm, tokenizer, max_positions, num_labels, labels_file, table, advance
         )
-    if as_json:
+    if form == "json":
         from ckptconv.report.as_json import dumps
         from ckptconv.report.validation_json import validation
 
         click.echo(dumps(validation(report)))
-    elif as_csv:
+    elif form == "csv":
         from ckptconv.report.validation import findings_csv
 
         click.echo(findings_csv(report), nl=False)
-    elif as_markdown:
+    elif form == "markdown":
         from ckptconv.report.validation import findings_markdown
 
         click.echo(findings_markdown(report), nl=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from ckptconv.report.inspection import (
     setting_text,
     shared_text,
 )
+from ckptconv.report.markup import code, csv_cell, markdown_table
 from ckptconv.report.terminal import shape_text, size
 from ckptconv.report.tree import Line, module_tree
 from ckptconv.text import printable
@@ -38,23 +38,20 @@ def tensors_csv(report: Inspection) -> str:
     writer.writerow(["key", "shape", "dtype", "bytes", "tied_to", "contiguous", *names])
     for info in report.tensors:
         shape = "x".join(str(length) for length in info.shape)
-        head = [_cell(info.key), shape, info.dtype, info.bytes, _cell(info.tied_to or ""), str(info.contiguous).lower()]
+        head = [
+            csv_cell(info.key),
+            shape,
+            info.dtype,
+            info.bytes,
+            csv_cell(info.tied_to or ""),
+            str(info.contiguous).lower(),
+        ]
         writer.writerow([*head, *(getattr(info.stats, name) for name in names)])
     return text.getvalue()
 
 
 def _measured(report: Inspection) -> bool:
     return any(info.stats for info in report.tensors)
-
-
-def _cell(text: str) -> str:
-    """Whole, but a spreadsheet must not take it for a formula (owasp.org: CSV Injection)."""
-    shown = _whole(text)
-    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
-
-
-def _whole(text: str) -> str:
-    return printable(text, len(text))
 
 
 def tree_markdown(report: Inspection, depth: int | None) -> str:
@@ -71,7 +68,7 @@ def tensors_markdown(report: Inspection) -> str:
     names = _STATS if _measured(report) else ()
     cells = (
         (
-            *(_code(info.key), shape_text(info.shape), info.dtype, size(info.bytes), _code(info.tied_to or "")),
+            *(code(info.key), shape_text(info.shape), info.dtype, size(info.bytes), code(info.tied_to or "")),
             *(_value(info, name) for name in names),
         )
         for info in report.tensors
@@ -90,58 +87,46 @@ def _value(info: TensorInfo, name: str) -> str:
 
 
 def _document(report: Inspection, names: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> str:
-    lines = [f"# {_code(report.path)}", "", *(f"- {fact}" for fact in _facts(report)), "", *_table(names, cells)]
+    lines = [f"# {code(report.path)}", "", *(f"- {fact}" for fact in _facts(report)), "", *markdown_table(names, cells)]
     if report.other:
         lines += ["", "Besides the state dict:", ""]
         others = (other_row(entry) for entry in report.other)
-        lines += _table(("entry", "kind", "tensors"), ((_code(name), _code(kind), what) for name, kind, what in others))
-    if report.config:
-        settings = (
-            (_code(each.document), _code(each.field), _code(setting_text(each.value))) for each in report.config
+        lines += markdown_table(
+            ("entry", "kind", "tensors"), ((code(name), code(kind), what) for name, kind, what in others)
         )
-        lines += ["", "Config:", "", *_table(("document", "field", "value"), settings)]
+    if report.config:
+        settings = ((code(each.document), code(each.field), code(setting_text(each.value))) for each in report.config)
+        lines += ["", "Config:", "", *markdown_table(("document", "field", "value"), settings)]
     return "\n".join(lines) + "\n"
 
 
 def _facts(report: Inspection) -> Iterator[str]:
     yield f"container: {report.container}"
-    yield f"layout: {report.layout or 'unknown'}" + (f", under {_code(report.entry)}" if report.entry else "")
+    yield f"layout: {report.layout or 'unknown'}" + (f", under {code(report.entry)}" if report.entry else "")
     if certainty(report):
         yield certainty(report)
     if report.producer:
-        yield f"as written by: {_code(producers(report))}"
+        yield f"as written by: {code(producers(report))}"
     if report.dims:
-        yield "dims: " + ", ".join(f"{_code(name)} {length}" for name, length in report.dims.items())
+        yield "dims: " + ", ".join(f"{code(name)} {length}" for name, length in report.dims.items())
     if filtered(report):
-        yield _code(filtered(report))
+        yield code(filtered(report))
     for name, what in counts(report):
         yield f"{name}: {what}"
     for shared in report.shared:
-        yield f"different views of one storage of {size(shared.bytes)}: {_code(shared_text(shared))}"
+        yield f"different views of one storage of {size(shared.bytes)}: {code(shared_text(shared))}"
     for odd in report.odd_keys:
-        yield f"keys that look wrong: {_code(odd.reason)}: " + ", ".join(map(_code, odd.keys))
+        yield f"keys that look wrong: {code(odd.reason)}: " + ", ".join(map(code, odd.keys))
     for name, value in report.metadata.items():
-        yield f"metadata {_code(name)}: {_code(printable(value))}"
+        yield f"metadata {code(name)}: {code(printable(value))}"
     for note in report.notes:
-        yield f"note: {_code(note)}"
-
-
-def _table(names: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield f"| {' | '.join(names)} |"
-    yield f"|{' --- |' * len(names)}"
-    for row in cells:
-        yield f"| {' | '.join(map(_piped, row))} |"
-
-
-def _piped(cell: str) -> str:
-    """Where there is a `|` to escape, backslashes are doubled, or one before it would undo that."""
-    return cell.replace("\\", "\\\\").replace("|", "\\|") if "|" in cell else cell
+        yield f"note: {code(note)}"
 
 
 def _module(line: Line) -> str:
     times = f" {line.times:,} ×" if line.times > 1 else ""
     # Markdown drops leading blanks.
-    return "&emsp;" * line.depth + _code(line.name) + times
+    return "&emsp;" * line.depth + code(line.name) + times
 
 
 def _leaves(line: Line, mixed: bool) -> str:
@@ -149,17 +134,7 @@ def _leaves(line: Line, mixed: bool) -> str:
 
 
 def _leaf(part: str, info: TensorInfo, times: int, mixed: bool) -> str:
-    words = [_code(part), shape_text(info.shape), info.dtype if mixed else ""]
+    words = [code(part), shape_text(info.shape), info.dtype if mixed else ""]
     if info.tied_to is not None and times == 1:
-        words.append(f"= {_code(info.tied_to)}")
+        words.append(f"= {code(info.tied_to)}")
     return " ".join(filter(None, words))
-
-
-def _code(text: str) -> str:
-    """A code span, in which Markdown and HTML mean nothing; fenced by more backticks than it holds in a row."""
-    if not text:
-        return ""
-    shown = _whole(text)
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    blank = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{blank}{shown}{blank}{fence}"

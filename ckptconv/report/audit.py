@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ckptconv.keys import collapsed, common_prefix
-from ckptconv.report.as_table import _cell, _code, _table
+from ckptconv.report.markup import code, csv_cell, markdown_table
 from ckptconv.report.terminal import Row, rows, shape_text
 from ckptconv.text import printable
 
@@ -159,13 +159,15 @@ def as_csv(report: Audit) -> str:
         ("missing", report.missing_keys), ("unexpected", report.unexpected_keys), ("ignored", report.ignored),
     ):  # fmt: skip
         for each in listed:
-            writer.writerow((label, _cell(each.key), "", "", "", _yes(each.expected), _cell(each.reason)))
+            writer.writerow((label, csv_cell(each.key), "", "", "", _yes(each.expected), csv_cell(each.reason)))
     for label, changed in (("mismatched", report.mismatched_keys), ("dtype", report.dtypes)):
         for one in changed:
             sizes = (size if isinstance(size, str) else "x".join(map(str, size)) for size in (one.got, one.wanted))
-            writer.writerow((label, _cell(one.key), *sizes, "", _yes(one.expected), _cell(one.reason)))
+            writer.writerow((label, csv_cell(one.key), *sizes, "", _yes(one.expected), csv_cell(one.reason)))
     for tie in report.tied:
-        writer.writerow(("tied", _cell(tie.key), "", "", _cell(tie.tied_to), _yes(tie.expected), _cell(tie.reason)))
+        writer.writerow(
+            ("tied", csv_cell(tie.key), "", "", csv_cell(tie.tied_to), _yes(tie.expected), csv_cell(tie.reason))
+        )
     return out.getvalue()
 
 
@@ -175,14 +177,14 @@ def _yes(value: bool) -> str:
 
 def as_markdown(report: Audit) -> str:
     """The verdict with what to do, and a table with a line per reason."""
-    lines = [f"# {_code(report.path)} against {_code(report.target)}", "", f"**{_VERDICTS[report.verdict][0]}**", ""]
-    lines += [f"- {_code(each.sentence)}" for each in report.diagnoses]
-    lines += [f"- what to do: {_code(report.advice)}"] if report.advice else []
-    lines += [f"- {_count(report)}", *(f"- note: {_code(note)}" for note in report.notes)]
+    lines = [f"# {code(report.path)} against {code(report.target)}", "", f"**{_VERDICTS[report.verdict][0]}**", ""]
+    lines += [f"- {code(each.sentence)}" for each in report.diagnoses]
+    lines += [f"- what to do: {code(report.advice)}"] if report.advice else []
+    lines += [f"- {_count(report)}", *(f"- note: {code(note)}" for note in report.notes)]
     found = [
-        (line.label, f"{len(line.keys):,}", "yes" if line.expected else "no", _code(line.reason), _code(line.which))
+        (line.label, f"{len(line.keys):,}", "yes" if line.expected else "no", code(line.reason), code(line.which))
         for line in _lines(report)
     ]
     if found:
-        lines += ["", *_table(("list", "keys", "expected", "reason", "which"), found)]
+        lines += ["", *markdown_table(("list", "keys", "expected", "reason", "which"), found)]
     return "\n".join(lines) + "\n"

@@ -13,8 +13,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from ckptconv.keys import collapsed, is_index
-from ckptconv.report.as_table import _cell, _code, _table
 from ckptconv.report.diff_json import NUMBERS, numbers
+from ckptconv.report.markup import code, csv_cell, markdown_table
 from ckptconv.report.terminal import Row, rows, shape_text
 from ckptconv.text import printable
 
@@ -310,25 +310,29 @@ def _cells(pair: Pair) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------------ Markdown
 def markdown(report: Difference) -> str:
     """The same for an issue or a model card."""
-    lines = [f"# {_code(report.a.path)} → {_code(report.b.path)}", "", f"**{verdict(report)}**", ""]
+    lines = [f"# {code(report.a.path)} → {code(report.b.path)}", "", f"**{verdict(report)}**", ""]
     lines += [f"- {name}: {_side_text(side)}" for name, side in (("A", report.a), ("B", report.b))]
     for found in _findings(report):
-        keys = ", ".join(line if line.startswith("… and ") else _code(line) for line in found.lines)
-        why = _code(found.why) if found.why else ""
+        keys = ", ".join(line if line.startswith("… and ") else code(line) for line in found.lines)
+        why = code(found.why) if found.why else ""
         lines.append(f"- {found.label}, {found.count:,}" + "".join(f": {text}" for text in (why, keys) if text))
-    lines += [f"- note: {_code(note)}" for note in report.notes]
+    lines += [f"- note: {code(note)}" for note in report.notes]
     moved = _moved(report)
     if moved:
         layers = [layer for layer in report.layers if layer.moved]
-        cells = [(_code(layer.name), _of(layer), _change(layer)) for layer in layers[:_LAYERS]]
-        lines += ["", *_table(("layer", "moved", "L2 of the change over that of A"), cells), *_more(layers, _LAYERS)]
-        measured = [(_code(pair.key), *_cells(pair)) for pair in moved[:_LAYERS]]
-        lines += ["", *_table(_NUMBERS, measured), *_more(moved, _LAYERS)]
+        cells = [(code(layer.name), _of(layer), _change(layer)) for layer in layers[:_LAYERS]]
+        lines += [
+            "",
+            *markdown_table(("layer", "moved", "L2 of the change over that of A"), cells),
+            *_more(layers, _LAYERS),
+        ]
+        measured = [(code(pair.key), *_cells(pair)) for pair in moved[:_LAYERS]]
+        lines += ["", *markdown_table(_NUMBERS, measured), *_more(moved, _LAYERS)]
     return "\n".join(lines) + "\n"
 
 
 def _side_text(side: Compared) -> str:
-    return f"{_code(side.path)}, {_side(side)[1].plain}"
+    return f"{code(side.path)}, {_side(side)[1].plain}"
 
 
 # ----------------------------------------------------------------------------------------------------------------- CSV
@@ -340,7 +344,7 @@ def tensors_csv(report: Difference) -> str:
     names = ("key", "status", "a", "b", "shape_a", "shape_b", "dtype_a", "dtype_b", *NUMBERS)
     writer.writerow(names)
     for row in _csv_rows(report):
-        writer.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return text.getvalue()
 
 

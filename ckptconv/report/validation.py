@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ckptconv.report.markup import code, csv_cell, markdown_table, prose
 from ckptconv.report.terminal import Row, rows
 from ckptconv.text import printable
 
@@ -48,20 +49,14 @@ def findings_csv(report: Validation) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("severity", "code", "message", "hint"))
-    writer.writerows(tuple(map(printable, vars(finding).values())) for finding in report.findings)
+    writer.writerows(tuple(map(csv_cell, vars(finding).values())) for finding in report.findings)
     return out.getvalue()
 
 
 def findings_markdown(report: Validation) -> str:
     """A table of the findings."""
-    lines = [f"# {_cell(report.path)}", "", f"{report.layout or 'unknown layout'}: {_VERDICTS[report.verdict][0]}", ""]
-    if report.findings:
-        lines += ["| severity | code | finding | what to do |", "|---|---|---|---|"]
-    for each in report.findings:
-        lines.append(f"| {each.severity} | `{each.code}` | {_cell(each.message)} | {_cell(each.hint)} |")
+    lines = [f"# {code(report.path)}", "", f"{report.layout or 'unknown layout'}: {_VERDICTS[report.verdict][0]}"]
+    found = [(each.severity, code(each.code), prose(each.message), prose(each.hint)) for each in report.findings]
+    if found:
+        lines += ["", *markdown_table(("severity", "code", "finding", "what to do"), found)]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    escaped = "".join(f"\\{char}" if char in "\\|`*_<>[]#" else char for char in printable(text, _LONG))
-    return escaped.replace("\n", " ")

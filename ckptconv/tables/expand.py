@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from typing import Generic, TypeVar
 
@@ -67,6 +68,7 @@ def active(option: str | None, dims: Dims) -> bool:
     return option is None or bool(dims.get(option.removeprefix("!"))) != option.startswith("!")
 
 
+@cache
 def placeholders(text: str) -> tuple[str, ...]:
     """The names in braces, in order of appearance, each once."""
     return tuple(dict.fromkeys(_PLACEHOLDER.findall(text)))
@@ -170,9 +172,10 @@ T = TypeVar("T")
 
 @dataclass
 class _Node(Generic[T]):
-    """A place in the tree of templates: what may come next, and what ends here."""
+    """A place in the tree of templates: what may come next (text; placeholders), and what ends here."""
 
     children: dict[str, _Node[T]] = field(default_factory=dict)
+    places: list[tuple[Let, _Node[T]]] = field(default_factory=list)
     payloads: tuple[T, ...] = ()
 
 
@@ -188,7 +191,11 @@ class KeyIndex(Generic[T]):
         """Enter a template; several payloads may share one."""
         node = self._root
         for part in template.split("."):
-            node = node.children.setdefault(part, _Node())
+            if part not in node.children:
+                node.children[part] = _Node()
+                if part.startswith("{"):
+                    node.places.append((self._lets[part[1:-1]], node.children[part]))
+            node = node.children[part]
         node.payloads += (payload,)
 
     def find(self, key: str) -> tuple[tuple[T, ...], tuple[tuple[str, str], ...]]:
@@ -205,8 +212,7 @@ class KeyIndex(Generic[T]):
             found = self._find(node.children[part], parts, at + 1, values)
             if found[0]:
                 return found
-        for name, child in node.children.items():
-            let = self._lets[name[1:-1]] if name.startswith("{") else None
+        for let, child in node.places:
             if isinstance(let, Rest):
                 return child.payloads, (*values, (let.name, ".".join(parts[at:])))
             if isinstance(let, Name) or (isinstance(let, Index) and is_index(part)):

@@ -194,8 +194,9 @@ def _looked_up(
     payloads, values = {}, {}
     for key in shapes:
         found, where = index.find(key)
-        far = any(isinstance(table.lets[name], Index) and int(value) >= len(shapes) for name, value in where)
-        if found and not far:
+        if found and not any(
+            isinstance(table.lets[name], Index) and int(value) >= len(shapes) for name, value in where
+        ):
             payloads[key], values[key] = found, where
     return payloads, values
 

@@ -62,4 +62,4 @@ def test_names_from_the_file_stay_text(hostile: Path):
         assert "NAN_VALUES" in out
     rows = list(csv.DictReader(io.StringIO(invoke(hostile, "--csv")[1])))
     assert rows[0]["code"] == "NAN_VALUES"
-    assert "\\|\\<b\\>" in invoke(hostile, "--markdown")[1]
+    assert "&#124;\\<b\\>" in invoke(hostile, "--markdown")[1]
