@@ -22,7 +22,7 @@ def missing(scene: Scene, key: str) -> Reason:
     target, module = scene.target, scene.of_target(key)
     if scene.wrapper is not None and target.plain(key) in scene.unwrapped:
         return Reason(_wrapped(scene, "there"), False)
-    if scene.other_layout:
+    if target.plain(key) in scene.convertible:
         return Reason(f"can be made from the checkpoint's {_layout(scene)} keys", False)
     if key in target.told:
         return target.told[key]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ckptconv.auditing.names import Stack, Wrapper, place, stacks, unwrapped, wrapper
 from ckptconv.auditing.target import Lists, Target
-from ckptconv.tables.fit import Fit, Shapes
+from ckptconv.tables.fit import Fit, Shapes, expected_keys
 
 _POOLER = "pooler"
 
@@ -55,6 +55,16 @@ class Scene:
         return bool(self.lists.unexpected) and not strange & self.fitting
 
     @cached_property
+    def convertible(self) -> frozenset[str]:
+        """The target's keys, plain, that a conversion makes from the checkpoint's, which is in another layout."""
+        here, there = self.fit, self.target.fit
+        if here is None or there is None or not self.other_layout:
+            return frozenset()
+        made = {key for key, _ in expected_keys(there.table, there.layout.name, here.dims)}
+        ties = [tie.keys for tie in there.table.ties if tie.layout == there.layout.name and made & {*tie.keys}]
+        return frozenset(self.target.plain(key) for key in made.union(*ties))
+
+    @cached_property
     def droppable(self) -> Mapping[str, str]:
         """The checkpoint's keys that its layout's table calls no parameters of the model, with the reasons."""
         fit = self.fit
@@ -72,9 +82,11 @@ class Scene:
 
     @cached_property
     def body_fits(self) -> bool:
-        """Whether any key outside of the heads is on both sides, or would be without the wrapper."""
-        return self.wrapper is not None or any(
-            not self.of_target(key) for key in self.target.shapes if self.target.plain(key) in self.fitting
+        """Whether any key outside of the heads is on both sides, or would be without the wrapper, or converted."""
+        return (
+            self.wrapper is not None
+            or self.other_layout
+            or any(not self.of_target(key) for key in self.target.shapes if self.target.plain(key) in self.fitting)
         )
 
     @cached_property

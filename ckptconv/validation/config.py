@@ -9,6 +9,10 @@ from ckptconv.tables.fields import COMPUTED, Sides, resolve
 from ckptconv.validation.findings import Finding, found
 from ckptconv.validation.subject import Subject
 
+# Kind of field → what it is called when the config says something else than the tensors or the table.
+_CODES = {"tied": "TIED_IN_CONFIG_ONLY", "must": "CONFIG_DEVIATES"}
+_CORRECT = "correct the config, or use the checkpoint that it belongs to"
+
 
 def config(subject: Subject) -> Iterator[Finding]:
     """Whether there is a config, and whether it says what the tensors say."""
@@ -22,8 +26,7 @@ def config(subject: Subject) -> Iterator[Finding]:
     sides = Sides(fit.table, fit.layout.name, fit.layout.name, names, names, subject.documents, {}, {})
     resolved = resolve(sides)
     for each in resolved.contradictions:
-        code = "TIED_IN_CONFIG_ONLY" if each.kind == "tied" else "CONFIG_CONTRADICTS"
-        yield found(code, each.message, "correct the config, or use the checkpoint that it belongs to")
+        yield found(_CODES.get(each.kind, "CONFIG_CONTRADICTS"), each.message, _CORRECT)
     for message in resolved.denied:
         yield found("TIED_IN_TENSORS_ONLY", message, "nothing is lost; training will let them drift apart")
     for note in resolved.notes:

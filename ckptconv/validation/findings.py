@@ -19,6 +19,10 @@ CODES: Mapping[str, tuple[str, str]] = {
     "UNKNOWN_SIZE": ("info", "dims that no published model has"),
     "BARE_WEIGHTS": ("warning", "neither args nor cfg: fairseq can't open the file as a model"),
     "CONFIG_CONTRADICTS": ("error", "the config says otherwise than the tensors, or what the model can't do"),
+    "CONFIG_DEVIATES": (
+        "warning",
+        "the config says what no model of the layout says, and so computes otherwise",
+    ),
     "CONFIG_ASSUMED": ("info", "no config says what no tensor shows: a default will be used"),
     "TIED_IN_CONFIG_ONLY": ("error", "the config ties tensors that differ: loading loses one of them"),
     "TIED_IN_TENSORS_ONLY": ("warning", "the config calls equal tensors separate"),

@@ -87,6 +87,22 @@ def test_a_fairseq_file_into_a_class_becomes_usable_by_the_command_that_is_named
     assert (after.target, after.verdict) == (report.target, "exact")
 
 
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [
+        ("XLMRobertaForTokenClassification", "classifier."),
+        ("XLMRobertaModel", "pooler."),
+        ("XLMRobertaForMaskedLM", "-"),
+    ],
+)
+def test_what_a_conversion_can_not_make_is_new(saved: Callable[..., Path], name: str, new: str):
+    report = audit(GOLDEN / "fairseq-0.12.2_roberta_mlm_BTzeros.pt", saved(name))
+    for each in report.missing_keys:
+        assert ("will be new" in each.reason) == each.expected == each.key.startswith(new)
+        assert each.expected or each.reason == "can be made from the checkpoint's xlmr/fairseq keys"
+    assert report.advice.startswith("convert it: ")
+
+
 def test_a_model_of_another_kind(saved: Callable[..., Path]):
     """Situation c: the wrong HF class."""
     report = audit(saved("XLMRobertaForMaskedLM"), saved("XLMRobertaXLForMaskedLM"))

@@ -142,7 +142,8 @@ def test_a_head_of_seven_labels_where_the_task_has_nine(tmp_path: Path):
         ({"num_attention_heads": 5}, "CONFIG_CONTRADICTS", "num_attention_heads = 5; expected that the heads divide"),
         ({"hidden_size": 64}, "CONFIG_CONTRADICTS", "hidden_size = 64, but the tensors say d = 32"),
         ({"max_position_embeddings": 514}, "CONFIG_CONTRADICTS", "max_position_embeddings = 514, but the tensors say"),
-        ({"model_type": "roberta"}, "CONFIG_CONTRADICTS", "model_type = 'roberta', expected xlm-roberta"),
+        ({"layer_norm_eps": 1e-12}, "CONFIG_DEVIATES", "layer_norm_eps = 1e-12, expected 1e-05"),
+        ({"model_type": "roberta"}, "CONFIG_DEVIATES", "model_type = 'roberta', expected xlm-roberta"),
         ({"num_attention_heads": None}, "CONFIG_ASSUMED", "num_attention_heads = 1"),
         (
             {"tie_word_embeddings": False},
