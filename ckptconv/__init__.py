@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ckptconv.commands.diff import Difference, diff
     from ckptconv.commands.inspect import Inspection, inspect
     from ckptconv.commands.validate import Validation, validate
+    from ckptconv.commands.verify import Verification, verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "Inspection",
     "Options",
     "Validation",
+    "Verification",
     "__version__",
     "audit",
     "convert",
     "diff",
     "inspect",
     "validate",
+    "verify",
 ]
 
 _HOMES = {
@@ -40,6 +43,8 @@ _HOMES = {
     "inspect": "ckptconv.commands.inspect",
     "Validation": "ckptconv.commands.validate",
     "validate": "ckptconv.commands.validate",
+    "Verification": "ckptconv.commands.verify",
+    "verify": "ckptconv.commands.verify",
 }
 
 

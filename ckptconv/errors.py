@@ -57,6 +57,10 @@ class BadTable(CkptconvError):
     kind = "bad_table"
 
 
+class BadExpression(BadTable, ValueError):
+    """A text of a mapping table is no expression over dims."""
+
+
 class UnknownLayout(CkptconvError):
     """No layout fits these keys, or the layout that was asked for doesn't exist."""
 

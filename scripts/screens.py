@@ -11,18 +11,19 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(r"^```console\n\$ (ckptconv [^\n]+)\n.*?^```$", re.MULTILINE | re.DOTALL)
 _MOST = 34  # lines of a screen
 
 
-def screen(command: str) -> str:
-    """What the command prints in a terminal of 80 columns, without colour."""
+def screen(command: str, folder: Path) -> str:
+    """What the command prints in a terminal of 80 columns, without colour, run in `folder`."""
     program = [sys.executable, "-m", *shlex.split(command)]
     # rich: a terminal, although it is a pipe; a dumb one, which has 80 columns and no colour
     environment = {**os.environ, "TTY_COMPATIBLE": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         sys.exit(f"{command}: {done.stderr}")
     lines = done.stdout.rstrip().splitlines()
@@ -30,8 +31,11 @@ def screen(command: str) -> str:
 
 
 def with_screens(text: str) -> str:
-    """The text with every screen as it is today."""
-    return _BLOCK.sub(lambda block: f"```console\n$ {block[1]}\n{screen(block[1])}\n```", text)
+    """The text with every screen as it is today; a command finds what those before it have written."""
+    with TemporaryDirectory() as made:
+        for name in ("examples", "tests"):
+            Path(made, name).symlink_to(ROOT / name)
+        return _BLOCK.sub(lambda block: f"```console\n$ {block[1]}\n{screen(block[1], Path(made))}\n```", text)
 
 
 if __name__ == "__main__":

@@ -13,22 +13,28 @@ import ckptconv
 
 PACKAGE = Path(ckptconv.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
-LEAVES = {"errors", "dtypes", "text", "keys", "words", "__init__"}
+LEAVES = {"errors", "smallfiles", "dtypes", "text", "keys", "words", "__init__"}
 # Room → the rooms that it may import from; leaves are open to all.
 ALLOWED = {
     "tables": {"tables"},
     "plan": {"plan", "tables"},
     "containers": {"containers"},
+    "receipts": {"containers"},
     "vocabulary": {"vocabulary"},
     "detect": {"tables", "containers"},
-    "conversion": {"conversion", "plan", "tables", "containers", "detect", "vocabulary"},
+    "conversion": {"conversion", "plan", "tables", "containers", "detect", "receipts", "vocabulary"},
     "values": {"values", "containers"},
+    "proof": {"proof", "tables", "containers", "detect", "values"},
+    "forward": {"forward", "conversion", "plan", "tables", "containers", "detect", "hf", "fairseq_plugin"},
     "auditing": {"auditing", "tables", "containers", "detect"},
     "validation": {"validation", "conversion", "plan", "tables", "containers", "detect", "vocabulary", "values"},
     "commands": {
         "commands",
         "conversion",
         "auditing",
+        "forward",
+        "proof",
+        "receipts",
         "validation",
         "values",
         "plan",
@@ -36,7 +42,7 @@ ALLOWED = {
         "containers",
         "detect",
     },
-    "report": {"report", "commands", "validation", "values", "plan", "tables"},
+    "report": {"report", "commands", "forward", "proof", "receipts", "validation", "values", "plan", "tables"},
     "cli": {"cli", "commands", "report", "tables"},
     "hf": {"hf"},
     "fairseq_plugin": {"fairseq_plugin"},
@@ -91,6 +97,7 @@ STARTS = {
     "audit": (f"main(['audit', {EXAMPLE!r}, '--against', 'deltalm/fairseq', '--json'])", (*HEAVY, "rich")),
     "audit files": (f"main(['audit', {EXAMPLE!r}, '--against', {EXAMPLE!r}, '--json'])", (*HEAVY, "rich")),
     "validate": (f"main(['validate', {EXAMPLE!r}, '--json'])", (*HEAVY[:4], "rich")),
+    "verify": (f"main(['verify', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, "rich", "ckptconv.forward")),
     "tables": ("main(['tables', 'show', 'deltalm'])", (*HEAVY, "numpy", "ckptconv.containers")),
 }
 

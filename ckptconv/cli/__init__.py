@@ -15,6 +15,7 @@ from ckptconv.cli.diff import diff
 from ckptconv.cli.inspect import inspect
 from ckptconv.cli.tables import tables
 from ckptconv.cli.validate import validate
+from ckptconv.cli.verify import verify
 from ckptconv.errors import CkptconvError
 
 _EPILOG = """Exit codes: 0 done, nothing found; 1 findings; 2 wrong usage; 3 the input can't be read, is unsafe or
@@ -83,5 +84,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, convert, tables, diff, audit, validate):
+for command in (inspect, convert, verify, diff, audit, validate, tables):
     main.add_command(command)

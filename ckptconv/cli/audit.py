@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ckptconv.cli.forms import forms
-from ckptconv.cli.options import PATH
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH
 
 
 @click.command()
@@ -21,6 +21,7 @@ from ckptconv.cli.options import PATH
 @click.option("--class", "class_name", metavar="NAME", help="A class of transformers for TARGET's config.")
 @click.option("--trust-remote-code", is_flag=True, help="Execute the model code beside TARGET's config.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
+@ALLOW_UNKNOWN
 @forms("A row per key: list, key, got, wanted, tied_to, expected, reason.")
 def audit(
     source: Path,
@@ -28,6 +29,7 @@ def audit(
     class_name: str | None,
     trust_remote_code: bool,
     table: Path | None,
+    allow_unknown: bool,
     form: str,
 ) -> None:
     """Say what of SRC would be missing, left over or of another shape in TARGET, why, and whether that is expected.
@@ -43,7 +45,7 @@ def audit(
     """
     from ckptconv.commands.audit import audit as hold
 
-    report = hold(source, against, class_name, trust_remote_code, table)
+    report = hold(source, against, class_name, trust_remote_code, table, allow_unknown)
     if form == "json":
         from ckptconv.report.as_json import dumps
         from ckptconv.report.audit_json import document

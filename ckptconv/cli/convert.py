@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ckptconv.cli.options import PATH, Setting, Size
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH, Setting, Size
 
 
 @click.command()
@@ -30,12 +30,14 @@ from ckptconv.cli.options import PATH, Setting, Size
 @click.option("--vocab", type=click.IntRange(min=5), metavar="N", help="Cut or extend the embeddings to N rows.")
 @click.option("--max-positions", type=click.IntRange(min=1), metavar="N", help="Cut or extend to N positions.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
+@ALLOW_UNKNOWN
 @click.option("--set", "settings", type=Setting(), multiple=True, help="A config field that no tensor shows.")
 @click.option("--head", metavar="NAME", help="Which head, where DST holds one: its name, lm_head, or none.")
 @click.option("--labels", type=PATH, help="The classes' names: one per line, fairseq's label dictionary, or JSON.")
 @click.option("--create", multiple=True, metavar="NAME", help="Make up what SRC lacks, zeros: pooler.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and where each config field comes from; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--receipt/--no-receipt", default=True, help="Leave a conversion.json with SHA-256 of all files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def convert(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ckptconv.cli.forms import forms
-from ckptconv.cli.options import PATH
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH
 
 
 @click.command()
@@ -19,6 +19,7 @@ from ckptconv.cli.options import PATH
 @click.option("--rtol", type=float, metavar="X", help="With --values: see --atol.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave out keys that fit, for instance 'lm_head.*'.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
+@ALLOW_UNKNOWN
 @forms("A row per key: status, shapes, dtypes, how much it changed.")
 def diff(
     a: Path,
@@ -28,6 +29,7 @@ def diff(
     rtol: float | None,
     ignore: tuple[str, ...],
     table: Path | None,
+    allow_unknown: bool,
     form: str,
 ) -> None:
     """Compare two checkpoints: keys, shapes, dtypes, and with --values what is in them. Exit code 1 if they differ.
@@ -45,7 +47,17 @@ def diff(
     from ckptconv.commands.diff import diff as compare
 
     with progress_bar(show=values) as advance:
-        report = compare(a, b, values=values, atol=atol, rtol=rtol, ignore=ignore, table=table, progress=advance)
+        report = compare(
+            a,
+            b,
+            values=values,
+            atol=atol,
+            rtol=rtol,
+            ignore=ignore,
+            table=table,
+            progress=advance,
+            allow_unknown=allow_unknown,
+        )
     if form == "json":
         from ckptconv.report.as_json import dumps
         from ckptconv.report.diff_json import difference

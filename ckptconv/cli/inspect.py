@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ckptconv.cli.forms import forms
-from ckptconv.cli.options import PATH
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH
 
 
 @click.command()
@@ -23,6 +23,7 @@ from ckptconv.cli.options import PATH
 @click.option("--stats", is_flag=True, help="Read the values: min, max, mean, std, zeros, NaN and Inf per tensor.")
 @click.option("--config", is_flag=True, help="Show the config: args, cfg, a config.json beside.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
+@ALLOW_UNKNOWN
 @forms("A row per tensor: key, shape, dtype, bytes, tied_to …")
 def inspect(
     source: Path,
@@ -33,6 +34,7 @@ def inspect(
     stats: bool,
     config: bool,
     table: Path | None,
+    allow_unknown: bool,
     form: str,
 ) -> None:
     """Show what is in a checkpoint (a file or a directory).
@@ -50,7 +52,7 @@ def inspect(
     from ckptconv.commands.inspect import inspect as look
 
     with progress_bar(show=stats) as advance:
-        report = look(source, table, match, sort, stats, config, advance)
+        report = look(source, table, match, sort, stats, config, advance, allow_unknown)
     if form == "json":
         from ckptconv.report.as_json import dumps, inspection
 

@@ -11,6 +11,12 @@ import click
 
 PATH = click.Path(path_type=Path)
 
+ALLOW_UNKNOWN = click.option(
+    "--allow-unknown",
+    is_flag=True,
+    help="Read pickles that call functions of other packages; nothing is called, what they stand for isn't known.",
+)
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ckptconv.cli.forms import forms
-from ckptconv.cli.options import PATH
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH
 
 
 @click.command()
@@ -20,6 +20,7 @@ from ckptconv.cli.options import PATH
 @click.option("--num-labels", type=click.IntRange(min=1), metavar="N", help="Classes that the task has.")
 @click.option("--labels", "labels_file", type=PATH, metavar="FILE", help="The classes' names instead of their number.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
+@ALLOW_UNKNOWN
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @forms("A row per finding.")
 def validate(
@@ -32,6 +33,7 @@ def validate(
     num_labels: int | None,
     labels_file: Path | None,
     table: Path | None,
+    allow_unknown: bool,
     strict: bool,
     form: str,
 ) -> None:
@@ -49,7 +51,17 @@ def validate(
 
     with progress_bar(show=True) as advance:
         report = check(
-            source, against, dictionaries, spm, tokenizer, max_positions, num_labels, labels_file, table, advance
+            source,
+            against,
+            dictionaries,
+            spm,
+            tokenizer,
+            max_positions,
+            num_labels,
+            labels_file,
+            table,
+            advance,
+            allow_unknown,
         )
     if form == "json":
         from ckptconv.report.as_json import dumps

@@ -93,16 +93,18 @@ def audit(
     class_name: str | None = None,
     trust_remote_code: bool = False,
     table: Path | None = None,
+    allow_unknown: bool = False,
 ) -> Audit:
     """Hold the checkpoint at `source` against a target, by keys and shapes.
 
     against: a layout (`xlmr/hf`, `hf`), an HF directory or config.json, or another checkpoint. class_name: a class of
     transformers for the config, by default the first of its `architectures`; trust_remote_code: it may be custom code
     that lies beside the config. Tensors are read only where two that the target ties have to be compared.
+    allow_unknown: as for `open_checkpoint`.
     Raises a CkptconvError for what can't be read or built, and WrongUse for a class without a config.
     """
     known = (read_table(table),) if table else tables()
-    checkpoint = open_checkpoint(Path(source))
+    checkpoint = open_checkpoint(Path(source), allow_unknown)
     require_state_dict(checkpoint)
     seen = _Source(printable(Path(source).name or str(source)), checkpoint, detect(checkpoint, known), known)
     if (layout := _layout_name(against, known)) is not None:
@@ -110,7 +112,7 @@ def audit(
     elif (config := _config_path(Path(against))) is not None:
         setting = _against_class(seen, config, class_name, trust_remote_code)
     else:
-        setting = _against_checkpoint(seen, Path(against))
+        setting = _against_checkpoint(seen, open_checkpoint(against, allow_unknown), Path(against))
     if class_name is not None and setting.scene.target.kind != "class":
         raise WrongUse("--class needs a config: a Hugging Face directory or a config.json as the target.")
     return _report(str(source), str(against), seen, setting)
@@ -198,8 +200,7 @@ def _against_class(seen: _Source, config: Path, class_name: str | None, trust_re
     return _Setting(scene, seen.entry, notes=notes)
 
 
-def _against_checkpoint(seen: _Source, against: Path) -> _Setting:
-    other = open_checkpoint(against)
+def _against_checkpoint(seen: _Source, other: Checkpoint, against: Path) -> _Setting:
     require_state_dict(other)
     detected = detect(other, seen.tables)
     theirs = other.entries[_entry(other, detected)]

@@ -37,16 +37,18 @@ def diff(
     ignore: Sequence[str] = (),
     table: Path | str | None = None,
     progress: Progress = lambda done, total: None,
+    allow_unknown: bool = False,
 ) -> Difference:
     """Compare two checkpoints; two layouts of one family are brought under the same keys first.
 
     values: compare contents too, streamed: bitwise, then max abs, max relative, cosine. atol, rtol: |a - b| <= atol +
     rtol * |b| is `close`, which is no difference; without both, every bit counts. ignore: patterns of keys to leave out
     (`*`, `?`, `[…]`; a key of either file or the common one). progress(bytes read, bytes in all).
+    allow_unknown: as for `open_checkpoint`.
     Raises WrongUse, or a CkptconvError where a checkpoint can't be read.
     """
     tolerance = _tolerance(values, atol, rtol)
-    opened = open_checkpoint(a), open_checkpoint(b)
+    opened = open_checkpoint(a, allow_unknown), open_checkpoint(b, allow_unknown)
     aligned = align(*opened, (read_table(Path(table)),) if table else tables())
     kept = without(aligned, ignore)
     with Reader(opened[0]) as left, Reader(opened[1]) as right:

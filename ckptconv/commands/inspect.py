@@ -116,17 +116,18 @@ def inspect(
     stats: bool = False,
     config: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    allow_unknown: bool = False,
 ) -> Inspection:
     """Look at a checkpoint; no tensor is read, but for `stats`.
 
     table: a mapping table of one's own. match: a pattern as in a shell (`*.fc1.*`), for the keys to look at. sort: the
     tensors by `key` (numbers in order), by `size` or `shape` (the largest first); None: as in the file. stats: with
     statistics of the values. config: with the config. progress(bytes read, bytes in all) is called as the statistics
-    go on. Raises a CkptconvError when the checkpoint can't be opened or read, and WrongUse for another `sort`.
+    go on. allow_unknown: as for `open_checkpoint`. Raises a CkptconvError when the checkpoint can't be opened or read, and WrongUse for another `sort`.
     """
     if sort is not None and sort not in SORTS:
         raise WrongUse(f"sort {sort!r}; expected one of {', '.join(SORTS)}.")
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, allow_unknown)
     detected = detect(checkpoint, (read_table(table),) if table else tables())
     found = detected.fit
     entry = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ckptconv.commands.audit import Audit, audit
 from ckptconv.containers.open import open_checkpoint
-from ckptconv.containers.read import Reader
+from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.labels import listed_labels
 from ckptconv.errors import WrongUse
 from ckptconv.keys import collapsed
@@ -48,11 +48,12 @@ def validate(
     labels_file: Path | str | None = None,
     table: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    allow_unknown: bool = False,
 ) -> Validation:
     """Check a checkpoint against its own config and vocabulary, and against what the task needs.
 
     against: a layout, an HF model directory or config.json, or another checkpoint, as `audit` takes them.
-    progress(bytes read, bytes in all) is called as the values are read. Raises a CkptconvError for files that can't be
+    progress(bytes read, bytes in all) is called as the values are read. allow_unknown: as for `open_checkpoint`. Raises a CkptconvError for files that can't be
     read, WrongUse for options that contradict each other.
     """
     if num_labels is not None and labels_file is not None:
@@ -65,13 +66,14 @@ def validate(
         positions=max_positions,
         labels=count,
     )
-    checkpoint = open_checkpoint(Path(source))
+    checkpoint = open_checkpoint(Path(source), allow_unknown)
+    check_growth(checkpoint, {tensor for tensors in checkpoint.entries.values() for tensor in tensors.values()})
     with Reader(checkpoint) as reader:
         seen = subject(checkpoint, (read_table(table),) if table else tables(), asked, reader)
         checks = [*keys(seen), *config(seen), *vocabulary(seen), *positions(seen), *labels(seen)]
         checks += values(seen, reader, progress)
     if against is not None:
-        checks += _target(audit(source, against))
+        checks += _target(audit(source, against, allow_unknown=allow_unknown))
     return Validation(str(source), seen.fit.name if seen.fit else None, by_severity(tuple(dict.fromkeys(checks))))
 
 

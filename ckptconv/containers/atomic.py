@@ -3,51 +3,59 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-from ckptconv.containers.output import cannot_write, free_bytes, no_space
+from ckptconv.containers.folders import folders_in, holds_something, put_into, sync_folder
+from ckptconv.containers.output import cannot_write, free_bytes, no_space, write_file
+from ckptconv.containers.renames import rename_new
+from ckptconv.containers.temporary import remove_stale, temporary_file, temporary_folder
 from ckptconv.errors import CannotWrite, OutputExists
 from ckptconv.text import printable
 
 FILE_SUFFIXES = (".pt", ".safetensors")
-_INDEX = ".index.json"
-_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 
 
 @dataclass(frozen=True)
 class Stage:
     """path: where to write: the temporary file, or the temporary folder. removed: after the end, the names of the
-    weight files of an earlier export that would have been taken for the new ones, and are gone."""
+    weight files of an earlier export that would have been taken for the new ones, and are gone. beside: what goes
+    beside one file, right after it and only with it: where → contents; it replaces what is there."""
 
     path: Path
     removed: list[str] = field(default_factory=list)
+    beside: dict[Path, bytes] = field(default_factory=dict)
 
 
 @contextmanager
 def staged(dst: Path, overwrite: bool, inputs: Iterable[Path] = (), need: int = 0) -> Iterator[Stage]:
     """A place to write `dst`, which is one file if its name ends in .pt or .safetensors, else a directory.
 
-    What was written there replaces `dst` when the block ends; if the block raises, `dst` is as it was. A directory
-    that exists keeps its other files; the new ones are moved in one by one, an index last. Links stay links: what they
-    point to is replaced. inputs: files that must not be overwritten. need: bytes that will be written, if known.
+    What was written there, by `output.Output`, replaces `dst` when the block ends; if the block raises, `dst` is as it
+    was. A directory that exists keeps its other files (`folders`). Links stay links: what they point to is replaced.
+    A file's mode is what the umask makes of 0666, also where it replaces one. What killed runs left is removed.
+    inputs: files that must not be overwritten. need: bytes that will be written, if known.
 
     Raises OutputExists if `dst` is there (a directory: and not empty) and not to be overwritten, or is an input;
     CannotWrite for anything else that stands in the way. An OSError inside the block becomes CannotWrite too.
     """
     dst = Path(dst)
     try:
-        target = Path(os.path.realpath(dst)) if dst.is_symlink() else dst
+        target = Path(os.path.realpath(dst))
         work = _file if dst.name.endswith(FILE_SUFFIXES) else _folder
         _check_target(dst, target, work is _file, overwrite)
         _check_inputs(dst, target, inputs)
-        _check_space(target.parent, need)
-        with work(dst, target, overwrite) as stage:
+        for folder in (target.parent, target):
+            remove_stale(folder)
+        _check_space(target if target.is_dir() else target.parent, need)
+        with work(dst, target, overwrite) as stage, _told_of(dst, stage.path):
             yield stage
+    except FileExistsError:
+        raise _exists(dst) from None
     except OSError as problem:
         raise cannot_write(problem, dst, need) from None
 
@@ -67,7 +75,7 @@ def _check_target(dst: Path, target: Path, as_file: bool, overwrite: bool) -> No
     if not as_file and not stat.S_ISDIR(mode):
         hint = "a file's name must end in .pt or .safetensors"
         raise CannotWrite(f"{shown} is there and is no directory: choose another name ({hint})", dst)
-    if not overwrite and (as_file or any(target.iterdir())):
+    if not overwrite and (as_file or holds_something(target)):
         raise _exists(dst)
 
 
@@ -92,143 +100,71 @@ def _exists(dst: Path) -> OutputExists:
     return OutputExists(f"{_show(dst)} is there already: choose another name, or give --overwrite", dst)
 
 
+@contextmanager
+def _told_of(dst: Path, temporary: Path) -> Iterator[None]:
+    """Errors about the temporary name are told of the name that was asked for."""
+    try:
+        yield
+    except CannotWrite as problem:
+        raise CannotWrite(problem.message.replace(_show(temporary), _show(dst)), dst) from None
+
+
 def _show(path: Path) -> str:
     return printable(os.fspath(path))
 
 
-def _temporary(folder: Path) -> Path:
-    return folder / f".ckptconv-{os.getpid()}-{os.urandom(6).hex()}"
-
-
-# ---- one file
+@contextmanager
+def _file(dst: Path, target: Path, overwrite: bool) -> Iterator[Stage]:
+    with ExitStack() as temporaries:
+        stage = Stage(temporaries.enter_context(temporary_file(target.parent)))
+        yield stage
+        beside = {place: temporaries.enter_context(_small_file(place, stage.beside[place])) for place in stage.beside}
+        if overwrite:
+            os.replace(stage.path, target)
+        else:
+            rename_new(stage.path, target)
+        _settle(dst, target.parent, beside)
 
 
 @contextmanager
-def _file(dst: Path, target: Path, overwrite: bool) -> Iterator[Stage]:
-    temporary = _temporary(target.parent)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    try:
-        yield Stage(temporary)
-        _sync(temporary)
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _move_new(temporary, target, dst)
-        _sync(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _move_new(temporary: Path, target: Path, dst: Path) -> None:
-    """Renames to a name that must be free: a link can't replace anything, unlike a rename."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise _exists(dst) from None
-    except OSError:  # a file system without links
-        if os.path.lexists(target):
-            raise _exists(dst) from None
-        temporary.rename(target)
-        return
-    temporary.unlink()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-# ---- a directory
+def _small_file(place: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file that holds the data."""
+    with temporary_file(place.parent) as temporary:
+        with _told_of(place, temporary):
+            write_file(temporary, data)
+        yield temporary
 
 
 @contextmanager
 def _folder(dst: Path, target: Path, overwrite: bool) -> Iterator[Stage]:
-    there = target.exists()
-    temporary = _temporary(target if there else target.parent)
-    temporary.mkdir()
-    try:
+    with temporary_folder(target) as temporary:
         stage = Stage(temporary)
         yield stage
-        for path in (*_files_in(temporary), *_folders_in(temporary)):
-            _sync(path)
-        if there:
-            stage.removed.extend(_move_into(temporary, target, dst, overwrite))
+        for folder in folders_in(temporary):
+            sync_folder(folder)
+        if not target.is_dir() and _made(temporary, target, overwrite):
+            _settle(dst, target.parent)
         else:
-            _rename_new(temporary, target, dst)
-        _sync(target if there else target.parent)
-    except BaseException:
-        _remove(temporary)
+            stage.removed.extend(put_into(target, temporary, overwrite))
+
+
+def _made(temporary: Path, target: Path, overwrite: bool) -> bool:
+    """Whether the target is new. It may have been made by another run in the meantime, and may be overwritten then."""
+    try:
+        rename_new(temporary, target)
+    except FileExistsError:
+        if overwrite and target.is_dir():
+            return False
         raise
+    return True
 
 
-def _rename_new(temporary: Path, target: Path, dst: Path) -> None:
-    if os.path.lexists(target):  # made by someone else in the meantime
-        raise _exists(dst)
-    temporary.rename(target)
-
-
-def _move_into(temporary: Path, target: Path, dst: Path, overwrite: bool) -> list[str]:
-    """Moves every file to its place, an index last, then takes away what would shadow them and returns its names."""
-    names = sorted((path.relative_to(temporary) for path in _files_in(temporary)), key=_order)
-    for name in names:
-        if (target / name).is_dir():
-            raise CannotWrite(f"{_show(target / name)} is a directory, where a file has to go: move it away", dst)
-        if not overwrite and os.path.lexists(target / name):
-            raise _exists(dst)
-    for folder in _folders_in(temporary):
-        (target / folder.relative_to(temporary)).mkdir(exist_ok=True)
-    with ExitStack() as undo:
-        for name in names:
-            _put(temporary / name, target / name, undo)
-        undo.pop_all()
-    for folder in {(target / name).parent for name in names}:
-        _sync(folder)
-    removed = _stale(target, {str(name) for name in names})
-    for stale in removed:
-        (target / stale).unlink()
-    _remove(temporary)
-    return removed
-
-
-def _put(new: Path, place: Path, undo: ExitStack) -> None:
-    """Moves a file to its place; what was there comes back if a later file can't be moved to its own."""
-    old = new.with_name(f"{new.name}.old")
-    was_there = os.path.lexists(place)
-    if was_there:
-        with suppress(OSError):  # a file system without links: then there is no way back
-            os.link(place, old, follow_symlinks=False)  # a second name, so that the place is never empty
-    new.replace(place)
-    if os.path.lexists(old):
-        undo.callback(old.replace, place)
-    elif not was_there:
-        undo.callback(place.unlink)
-
-
-def _order(name: Path) -> tuple[bool, str]:
-    return name.name.endswith(_INDEX), str(name)
-
-
-def _stale(target: Path, new: set[str]) -> list[str]:
-    """Weight files of an earlier export that would be read instead of, or along with, the new ones."""
-    if not any(name.endswith((*FILE_SUFFIXES, ".bin")) for name in new):
-        return []
-    return sorted(path.name for path in target.iterdir() if _WEIGHTS.fullmatch(path.name) and path.name not in new)
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return [Path(root, name) for root, _, names in os.walk(folder) for name in names]
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    return [Path(root) for root, _, _ in os.walk(folder)]
-
-
-def _remove(folder: Path) -> None:
-    for path in _files_in(folder):
-        path.unlink(missing_ok=True)
-    for path in reversed(_folders_in(folder)):
-        path.rmdir()
+def _settle(dst: Path, folder: Path, beside: Mapping[Path, Path] = MappingProxyType({})) -> None:
+    """Ends what has begun to be there: nothing can be taken back any more."""
+    try:
+        for place, temporary in beside.items():
+            os.replace(temporary, place)
+        sync_folder(folder)
+    except OSError as problem:
+        told = f"is there, but its folder can't be written to the end: {problem.strerror}: check the disk"
+        raise CannotWrite(f"{_show(dst)} {told}", dst) from None

@@ -39,6 +39,10 @@ class Tensor:
     offset: int
     storage: Storage
 
+    def __hash__(self) -> int:
+        """Of a text: a file can choose numbers whose own hashes are all the same, and make any dict of them slow."""
+        return hash(f"{self.dtype.name}{self.shape}{self.strides}{self.offset} {self.storage.start}")
+
     @property
     def numel(self) -> int:
         """Number of elements; 1 for a 0-d tensor."""

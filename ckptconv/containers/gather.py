@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 BOX = 32 << 20  # bytes of a view gathered at a time
 _READ = 8 << 20  # bytes of the file read at a time
+_WHOLE = 48 << 20  # bytes of a storage that are read at once where many pieces of it are needed
 _GAP = 16 << 10  # bytes that are cheaper to read than to skip with another system call
 
 Read = Callable[[int, int], bytes]
@@ -59,6 +60,10 @@ def gather(read: Read, shape: tuple[int, ...], strides: tuple[int, ...], offset:
     made = np.empty(shape, item)
     # axes of size 1 and expanded axes (stride 0) cost no reading; the others, closest together first
     axes = sorted((axis for axis in range(len(shape)) if shape[axis] > 1 and strides[axis]), key=strides.__getitem__)
+    if _reads(axes, shape, strides, itemsize) * _GAP > (reach := _reach(shape, strides) * itemsize) <= _WHOLE:
+        steps = tuple(stride * itemsize for stride in strides)
+        made[...] = np.ndarray(shape, item, read(offset * itemsize, reach), 0, steps)
+        return made
     inner, cut, step, span = _dense(axes, shape, strides, itemsize)
     loops = [axis for axis in axes if axis not in inner and axis != cut]
     pieces = range(0, shape[cut], step) if cut is not None else (0,)
@@ -78,6 +83,25 @@ def gather(read: Read, shape: tuple[int, ...], strides: tuple[int, ...], offset:
                 place[axis] = slice(at, at + 1)
             made[tuple(place)] = np.ndarray(sizes, item, read(first * itemsize, extent * itemsize), 0, steps)
     return made
+
+
+def too_scattered(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether `gather` would need far more readings than the box's reach in the storage explains: only a view that
+    overlaps itself by odd strides does."""
+    axes = sorted((axis for axis in range(len(shape)) if shape[axis] > 1 and strides[axis]), key=strides.__getitem__)
+    reach = _reach(shape, strides) * itemsize
+    return reach > _WHOLE and _reads(axes, shape, strides, itemsize) > 1000 + 16 * reach // _GAP
+
+
+def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to the last one of a box."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def _reads(axes: list[int], shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
+    """How many pieces `gather` reads, but for the cut of one axis into several."""
+    inner, cut, _, _ = _dense(axes, shape, strides, itemsize)
+    return prod(shape[axis] for axis in axes if axis not in inner and axis != cut)
 
 
 def _dense(

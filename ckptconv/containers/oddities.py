@@ -18,7 +18,7 @@ _DATA_PARALLEL = "module"  # torch/nn/parallel/distributed.py
 # Two modules of the same name happen; from so many on, one half of the keys is the other under a prefix.
 _ALIKE = 2
 # Pairs of views that are compared, and steps taken to compare two, at the most.
-_PAIRS, _STEPS = 20_000, 10_000
+_PAIRS, _STEPS, _EFFORT = 20_000, 10_000, 500_000
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,29 @@ def _left_behind(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def _mixed(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Keys under DataParallel's prefix beside keys without it; and under any other first part, where the modules under
     it and those beside it are the same ones."""
-    under: dict[str, set[str]] = {}
+    within: dict[str, set[str]] = {}
+    groups: dict[str, list[str]] = {}
     for key in keys:
         first, dot, rest = key.partition(".")
         if dot:
-            under.setdefault(first, set()).update({rest.partition(".")[0]} if "." in rest else ())
-    for prefix, within in under.items():
-        beside = under.keys() - {prefix}
-        alike = within & beside
-        if beside and (prefix == _DATA_PARALLEL or (len(alike) >= _ALIKE and alike in (within, beside))):
-            yield f"some begin with `{prefix}.`, others don't", [key for key in keys if key.startswith(f"{prefix}.")]
+            within.setdefault(first, set()).update({rest.partition(".")[0]} if "." in rest else ())
+            groups.setdefault(first, []).append(key)
+    for prefix, names in within.items():
+        alike = sum(name in within and name != prefix for name in names)  # modules that are also beside the prefix
+        whole = alike in (len(names), len(within) - 1)
+        if len(within) > 1 and (prefix == _DATA_PARALLEL or (alike >= _ALIKE and whole)):
+            yield f"some begin with `{prefix}.`, others don't", groups[prefix]
 
 
 def shared_storages(tensors: StateDict) -> tuple[SharedStorage, ...]:
     """The storages with more than one view, in the order of the keys; several keys of one view are a tie, not this."""
+    effort = _Effort(_EFFORT)
     views: dict[Storage, dict[Tensor, str]] = {}
     for key, tensor in tensors.items():
         if tensor.numel:
             views.setdefault(tensor.storage, {}).setdefault(tensor, key)
     return tuple(
-        SharedStorage(tuple(keys.values()), storage.nbytes, _overlapping(keys))
+        SharedStorage(tuple(keys.values()), storage.nbytes, _overlapping(keys, effort))
         for storage, keys in views.items()
         if len(keys) > 1
     )
@@ -120,7 +123,14 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     return tensor.offset * tensor.dtype.itemsize, (tensor.offset + reach + 1) * tensor.dtype.itemsize
 
 
-def _overlapping(views: dict[Tensor, str]) -> tuple[str, ...]:
+@dataclass
+class _Effort:
+    """How many steps may still be taken, over all the views of a state dict."""
+
+    left: int
+
+
+def _overlapping(views: dict[Tensor, str], effort: _Effort) -> tuple[str, ...]:
     """The keys of the first two views that overlap, as far as _PAIRS comparisons find them."""
     ordered = sorted((*_span(tensor), key, tensor) for tensor, key in views.items())
     left = _PAIRS
@@ -130,12 +140,12 @@ def _overlapping(views: dict[Tensor, str]) -> tuple[str, ...]:
             left -= 1
             if start >= stop or left < 0:
                 break
-            if overlap(tensor, other):
+            if overlap(tensor, other, effort):
                 return key, other_key
     return ()
 
 
-def overlap(a: Tensor, b: Tensor) -> bool:
+def overlap(a: Tensor, b: Tensor, effort: _Effort | None = None) -> bool:
     """Whether two views of one storage that aren't empty have a byte in common. Exact for every view that a model has;
     where strides are so odd that more than _STEPS combinations would have to be tried, the answer is yes.
 
@@ -151,10 +161,10 @@ def overlap(a: Tensor, b: Tensor) -> bool:
             rest += (size - 1) * step if tensor is b else 0
     steps = sorted(((step, most) for step, most in longest.items() if step and most), reverse=True)
     reach = [sum(step * most for step, most in steps[at:]) for at in range(len(steps) + 1)]
-    return _sums_to(rest, steps, reach)
+    return _sums_to(rest, steps, reach, effort or _Effort(_STEPS))
 
 
-def _sums_to(total: int, steps: Sequence[tuple[int, int]], reach: Sequence[int]) -> bool:
+def _sums_to(total: int, steps: Sequence[tuple[int, int]], reach: Sequence[int], effort: _Effort) -> bool:
     """Whether the total is a sum of steps, each taken at most as often as it says; reach: the sum of all from there."""
     todo = [(total, 0)]
     for _ in range(_STEPS):
@@ -167,7 +177,8 @@ def _sums_to(total: int, steps: Sequence[tuple[int, int]], reach: Sequence[int])
             return True
         step, most = steps[at]
         few, many = max(0, -(-(rest - reach[at + 1]) // step)), min(most, rest // step)
-        if many - few > _STEPS:
+        effort.left -= 1 + max(0, many - few)
+        if many - few > _STEPS or effort.left < 0:
             return True
         todo += [(rest - step * times, at + 1) for times in range(few, many + 1)]
     return True

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Source
+from ckptconv.containers.reading import Reading
 from ckptconv.containers.safetensors import open_safetensors
 from ckptconv.containers.sharded import open_sharded
 from ckptconv.containers.torch_legacy import open_torch_legacy
 from ckptconv.containers.torch_zip import open_torch_zip
-from ckptconv.errors import CkptconvError, NotACheckpoint, Unsupported
+from ckptconv.errors import CkptconvError, NotACheckpoint, Unsafe, Unsupported
 from ckptconv.text import printable
 
 _PREFERRED = (
@@ -55,27 +56,31 @@ _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], allow_unknown: bool = False) -> Checkpoint:
     """What a checkpoint holds and where; none of its tensors is read.
 
-    path: a file of any container, an index of shards, or a directory with weights in it.
+    path: a file of any container, an index of shards, or a directory with weights in it. allow_unknown: whether pickles
+    may call functions of other packages; the calls are not made, but kept as records of what the file says.
     Raises NotACheckpoint, Damaged, Unsafe or Unsupported, each with one sentence that names the file.
     """
     path = Path(path)
-    if not path.is_dir():
-        return _open_file(path)
+    reading = Reading(allow_unknown)
+    if not os.path.isdir(path):  # unlike Path.is_dir, never an OSError
+        return _open_file(path, reading)
     chosen, notes = _choose(path)
-    opened = _open_file(chosen)
+    opened = _open_file(chosen, reading)
     return replace(opened, notes=notes + opened.notes)
 
 
-def _open_file(path: Path) -> Checkpoint:
+def _open_file(path: Path, reading: Reading, shard: bool = False) -> Checkpoint:
     with _paused_gc(), Source(path) as source:
         try:
-            return _reader(source)(source)
+            return _reader(source, shard)(source, reading)
         except CkptconvError as problem:
             problem.path = problem.path or os.fspath(path)
             raise
+        except RecursionError:
+            raise Unsafe(f"{source.where} is refused as unsafe: it is nested too deeply", path) from None
 
 
 @contextmanager
@@ -117,7 +122,7 @@ def _is_shard_of(name: str, index: str) -> bool:
     return index.endswith(".index.json") and name.startswith(f"{stem}-") and name.endswith(f".{suffix}")
 
 
-def _reader(source: Source) -> Callable[[Source], Checkpoint]:
+def _reader(source: Source, shard: bool) -> Callable[[Source, Reading], Checkpoint]:
     head = source.read(0, min(source.size, 512))
     if head.startswith(b"PK\x03\x04"):
         return open_torch_zip
@@ -125,8 +130,8 @@ def _reader(source: Source) -> Callable[[Source], Checkpoint]:
         return open_torch_legacy
     if head[8:9] == b"{" and not _is_text(head[:8]):
         return open_safetensors
-    if _is_text(head) and head.lstrip()[:1] == b"{":
-        return lambda index: open_sharded(index, _open_file)
+    if _is_text(head) and head.lstrip()[:1] == b"{" and not shard:
+        return lambda index, reading: open_sharded(index, lambda path: _open_file(path, reading, shard=True))
     raise _what_it_is(source, head)
 
 

@@ -1,21 +1,24 @@
-"""One output file: its space is taken first, its bytes are streamed, and every failure is one sentence."""
+"""One output file: its space is taken first, its bytes are streamed, then flushed to the disk by the descriptor that
+wrote them, which is told of every error. Every failure is one sentence."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ckptconv.errors import CannotWrite
 from ckptconv.text import printable
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV)
 
 
 class Output:
-    """A file of `size` bytes, known beforehand, that is written from its start to its end. A context manager.
+    """A file of `size` bytes, known beforehand, that is written from its start to its end. A context manager, at whose
+    end the bytes are on the disk.
 
     Raises CannotWrite if there is no space, or for whatever else the system says.
     """
@@ -46,7 +49,10 @@ class Output:
         left = memoryview(data)
         try:
             while left:
-                left = left[os.write(self._fd, left) :]
+                count = os.write(self._fd, left)
+                if not count:  # no file does that; a loop would not end
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                left = left[count:]
         except OSError as problem:
             raise cannot_write(problem, self.path, self.size) from None
         self.at += len(data)
@@ -65,32 +71,53 @@ class Output:
             raise cannot_write(problem, self.path, self.size) from None
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file. What the system says then doesn't matter: the bytes are on the disk, or not wanted."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
 
     def __enter__(self) -> Output:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close()
-        if kind is None and self.at != self.size:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self.close()
+
+    def _finish(self) -> None:
+        if self.at != self.size:
             raise ValueError(f"{self.at} bytes were written to {self.path}, {self.size} were announced")
+        try:
+            os.fsync(self._fd)  # never a second time: the system forgets what it couldn't write
+        except OSError as problem:
+            raise cannot_write(problem, self.path, self.size) from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """A whole small file. Raises CannotWrite."""
+    with Output(path, len(data)) as output:
+        output.write(data)
 
 
 def cannot_write(problem: OSError, path: Path, need: int = 0) -> CannotWrite:
     """The error for what the system said while `path` was being written, which takes `need` bytes (0: not known)."""
     if problem.errno in _FULL:
-        return no_space(path.parent, need)
+        return no_space(path.parent, need, problem.errno)
+    if problem.errno == errno.EFBIG:
+        told = f"no space left for its {need:,} bytes, more than one file may have (ulimit -f, or the file system)"
+        return CannotWrite(f"{printable(os.fspath(path))} can't be written: {told}: go elsewhere", path)
     return CannotWrite(f"{printable(os.fspath(path))} can't be written: {problem.strerror or problem}", path)
 
 
-def no_space(folder: Path, need: int) -> CannotWrite:
-    """The error for a full disk."""
+def no_space(folder: Path, need: int, code: int = errno.ENOSPC) -> CannotWrite:
+    """The error for a full disk, or with code=EDQUOT for a quota that is used up."""
     where, needs = printable(os.fspath(folder)), f"needs {need:,} bytes, " if need else ""
+    what = "your disk quota is used up" if code == errno.EDQUOT else "no space left"
     return CannotWrite(
-        f"no space left on {where}: {needs}has {free_bytes(folder):,}; make room or go elsewhere",
+        f"{what} on {where}: {needs}has {free_bytes(folder):,}; make room or go elsewhere",
         folder,
     )
 

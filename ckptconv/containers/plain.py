@@ -11,6 +11,7 @@ from ckptconv.text import printable
 
 _NAMESPACES = frozenset({"argparse.Namespace", "types.SimpleNamespace"})
 _DEPTH_LIMIT = 200
+_LETTERS = 64  # so many letters of a text count as much as a value
 _SCALARS = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 _FORMATS = {
     "f2": "e",
@@ -42,85 +43,98 @@ def plain(node: Node, limit: int = 200_000) -> Any:
 
 
 class _Builder:
-    """Makes the outer values first and hangs the inner ones into them, so that depth costs no recursion."""
+    """Makes the outer values first and hangs the inner ones into them, so that depth costs no recursion.
+
+    left: how many values there may still be; long texts count for several. above: the nodes that the one being made
+    lies in. states: what BUILD gave, by the node that says it, so that none is looked through twice.
+    """
 
     def __init__(self, limit: int) -> None:
         self.left = limit
-        self.todo: list[tuple[Any, Any, Node, _Path]] = []
+        self.todo: list[tuple[Any, Any, Node, int]] = []
         self.tuples: list[tuple[Any, Any]] = []
+        self.above: set[int] = set()
+        self.states: dict[int, dict[Any, Node]] = {}
 
     def build(self, root: Node) -> Any:
         result: list[Any] = [None]
-        self.todo.append((result, 0, root, _Path()))
+        self.todo.append((result, 0, root, 0))
         while self.todo:
-            parent, place, node, path = self.todo.pop()
-            parent[place] = self._value(parent, place, node, path)
+            parent, place, node, depth = self.todo.pop()
+            if parent is None:  # all that lies in this node is made
+                self.above.remove(place)
+            else:
+                parent[place] = self._value(parent, place, node, depth)
         for parent, place in reversed(self.tuples):
             parent[place] = tuple(parent[place])
         return result[0]
 
-    def _value(self, parent: Any, place: Any, node: Node, path: _Path) -> Any:
-        node = _unwrapped(node)
+    def _value(self, parent: Any, place: Any, node: Node, depth: int) -> Any:
+        node = self._unwrapped(node)
+        if type(node) is str:
+            self.left -= len(node) // _LETTERS
+            return node if self.left >= 0 or len(node) < _LETTERS else "<…>"
         if type(node) in _ATOMS:
             return node
-        if path.contains(node):
+        if id(node) in self.above:
             return "<cycle>"
-        if self.left < 0 or path.depth > _DEPTH_LIMIT:
+        if self.left < 0 or depth > _DEPTH_LIMIT:
             return "<…>"
-        children = _contents(node)
+        children = self._contents(node)
         if children is None:
             return _described(node)
         self.left -= len(children) + 1
+        if isinstance(children, dict):
+            self.left -= sum(len(key) // _LETTERS for key in children if type(key) is str)
         if self.left < 0:
             return "<…>"
-        inside = _Path(node, path)
+        self.above.add(id(node))
+        self.todo.append((None, id(node), None, 0))
         if isinstance(children, dict):
             made: Any = dict.fromkeys(children)
-            self.todo.extend((made, key, child, inside) for key, child in reversed(children.items()))
+            self.todo.extend((made, key, child, depth + 1) for key, child in reversed(children.items()))
             return made
         if type(node) is tuple:
             self.tuples.append((parent, place))
         made = [None] * len(children)
-        self.todo.extend((made, index, child, inside) for index, child in reversed(list(enumerate(children))))
+        self.todo.extend((made, index, child, depth + 1) for index, child in reversed(list(enumerate(children))))
         return made
 
+    def _unwrapped(self, node: Node) -> Node:
+        """The value inside omegaconf's nodes, enum members and numpy scalars; other nodes as they are."""
+        for _ in range(_DEPTH_LIMIT):
+            if type(node) is not Call:
+                return node
+            inner = self._inside(node)
+            if inner is node:
+                return node
+            node = inner
+        return "<…>"
 
-class _Path:
-    """The nodes above one, as a chain."""
+    def _inside(self, call: Call) -> Node:
+        if call.target.full.startswith("omegaconf."):
+            state = self._state(call)
+            return state.get("_content", state.get("_val", call))
+        return _inside(call)
 
-    __slots__ = ("above", "depth", "node")
+    def _contents(self, node: Node) -> dict[Any, Node] | list[Node] | tuple[Node, ...] | None:
+        if type(node) is Call and node.target.full in _NAMESPACES:
+            return self._state(node)
+        return _contents(node)
 
-    def __init__(self, node: Node = None, above: _Path | None = None) -> None:
-        self.node = node
-        self.above = above
-        self.depth: int = above.depth + 1 if above else 0
-
-    def contains(self, node: Node) -> bool:
-        step: _Path | None = self
-        while step is not None:
-            if step.node is node:
-                return True
-            step = step.above
-        return False
-
-
-def _unwrapped(node: Node) -> Node:
-    """The value inside omegaconf's nodes, enum members and numpy scalars; other nodes as they are."""
-    for _ in range(_DEPTH_LIMIT):
-        if type(node) is not Call:
-            return node
-        inner = _inside(node)
-        if inner is node:
-            return node
-        node = inner
-    return "<…>"
+    def _state(self, call: Call) -> dict[Any, Node]:
+        """The attributes that BUILD gave: a dict, or (dict, dict of slots)."""
+        found = self.states.get(id(call.state))
+        if found is None:
+            parts = call.state if type(call.state) is tuple else (call.state,)
+            found = {_key(key): value for part in parts[:2] for key, value in pairs_of(part) or []}
+            self.states[id(call.state)] = found
+        return found
 
 
 def _inside(call: Call) -> Node:
+    """The value inside an enum member, a numpy scalar or a number's class; other calls as they are."""
     full = call.target.full
-    if full.startswith("omegaconf."):
-        state = _state(call)
-        return state.get("_content", state.get("_val", call))
     if full in _SCALARS:
         return _number(call)
     if full in _WRAPPED and len(call.args) == 1 and type(call.args[0]) in _ATOMS:
@@ -137,24 +151,16 @@ def _contents(node: Node) -> dict[Any, Node] | list[Node] | tuple[Node, ...] | N
         return node
     if type(node) in (List, Set):
         return list(node.items)
-    if type(node) is Call and node.target.full in _NAMESPACES:
-        return _state(node)
     if type(node) is Call and node.target.name in ("set", "frozenset", "list", "tuple", "Size") and len(node.args) == 1:
         return _contents(node.args[0])
     pairs = pairs_of(node)
     return None if pairs is None else {_key(key): value for key, value in pairs}
 
 
-def _state(call: Call) -> dict[Any, Node]:
-    """The attributes that BUILD gave: a dict, or (dict, dict of slots)."""
-    parts = call.state if type(call.state) is tuple else (call.state,)
-    return {_key(key): value for part in parts for key, value in pairs_of(part) or []}
-
-
 def _key(node: Node) -> str | int:
     if type(node) is str or (type(node) is int and abs(node) < 1 << 60):  # larger integers can be made to collide
         return node
-    node = _unwrapped(node)
+    node = _inside(node) if type(node) is Call else node
     return str(node) if type(node) in _ATOMS else _described(node)
 
 

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ckptconv.containers.checkpoint import Checkpoint, Storage, Tensor
-from ckptconv.containers.files import Source, Stamp
-from ckptconv.containers.gather import BOX, boxes, gather, swapped
+from ckptconv.containers.files import Source, Stamp, stored_on_disk
+from ckptconv.containers.gather import BOX, boxes, gather, swapped, too_scattered
 from ckptconv.containers.zipdir import inflate
 from ckptconv.errors import Damaged, Unsafe
 from ckptconv.text import printable
 
 PIECE = 1 << 20  # bytes: fits the cache, so that a copy runs as fast as cp
 _GROWTH, _GROWTH_FREE = 64, 256 << 20
+_OPEN_LIMIT = 200  # files; systems allow 256 and more
 
 
 class Reader:
@@ -29,7 +30,7 @@ class Reader:
         self._stamps = {path: Stamp(*stamp) for opened in checkpoints for path, stamp in opened.stamps.items()}
         self._sources: dict[Path, Source] = {}
         self._verified: set[Storage] = set()
-        self._inflated: tuple[Storage, bytes] | None = None
+        self._inflated: dict[Storage, bytes] = {}
 
     def __enter__(self) -> Reader:
         return self
@@ -57,7 +58,7 @@ class Reader:
         else:
             self._verify(tensor.storage)
             yield from self._gathered(tensor, start, stop)
-        source.check_unchanged(self._stamps.get(source.path))
+        self._source(source.path).check_unchanged(self._stamps.get(source.path))
 
     def read(self, tensor: Tensor) -> bytes:
         """All bytes of a tensor; for small ones."""
@@ -74,6 +75,8 @@ class Reader:
     def _source(self, path: Path) -> Source:
         source = self._sources.get(path)
         if source is None:
+            while len(self._sources) >= _OPEN_LIMIT:
+                self._sources.pop(next(iter(self._sources))).close()
             source = Source(path)
             self._sources[path] = source
             source.check_unchanged(self._stamps.get(path))
@@ -83,10 +86,12 @@ class Reader:
         """Bytes of a storage, wherever they lie."""
         if storage.deflated is None:
             return self._source(storage.path).read(storage.start + start, count)
-        if self._inflated is None or self._inflated[0] != storage:
+        if storage not in self._inflated:
             source = self._source(storage.path)
-            self._inflated = storage, inflate(source, source.read(storage.start, storage.deflated), storage.nbytes)
-        return self._inflated[1][start : start + count]
+            while len(self._inflated) > 1:  # two are compared piece by piece
+                del self._inflated[next(iter(self._inflated))]
+            self._inflated[storage] = inflate(source, source.read(storage.start, storage.deflated), storage.nbytes)
+        return self._inflated[storage][start : start + count]
 
     def _run(self, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
         """Bytes [start, stop) of a storage; its checksum is computed on the way where they are all of it."""
@@ -126,6 +131,12 @@ class Reader:
             if begin >= stop:
                 return
             strides = tensor.strides[len(tensor.strides) - len(box.shape) :]
+            if too_scattered(box.shape, strides, itemsize):
+                raise Unsafe(
+                    f"{printable(os.fspath(storage.path))} is refused as unsafe: a tensor of shape {tensor.shape} and "
+                    f"strides {tensor.strides} overlaps itself so oddly that reading it would take far too long",
+                    storage.path,
+                )
             made = gather(lambda at, count: self._bytes(storage, at, count), box.shape, strides, box.offset, itemsize)
             if storage.swap and component > 1:
                 made = swapped(made, component)
@@ -151,9 +162,11 @@ def _same(left: Iterator[bytes], right: Iterator[bytes]) -> bool:
 
 def check_growth(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> None:
     """Raises Unsafe if the tensors, written out, take far more than the files they come from: more than 64 times and
-    256 MiB. A few bytes can stand for an expanded tensor of any size."""
+    256 MiB. A few bytes can stand for an expanded tensor of any size, and a file of holes for any number of zeros."""
     logical = sum(tensor.nbytes for tensor in tensors)
     stored = sum(stamp[2] for stamp in checkpoint.stamps.values())
+    if logical > _GROWTH_FREE:
+        stored = sum(stored_on_disk(path) for path in checkpoint.stamps)
     if logical > _GROWTH * stored + _GROWTH_FREE:
         where = printable(os.fspath(checkpoint.path))
         raise Unsafe(

@@ -5,6 +5,7 @@ What the functions take: torch/_utils.py and torch/_tensor.py (`_reduce_ex_inter
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 from ckptconv.containers.checkpoint import Tensor
@@ -141,6 +142,8 @@ def _tensor(args: tuple[Node, ...], dtype: DType) -> Tensor | None:
     shape, strides = _sizes(size), _sizes(stride)
     if not _natural(offset) or len(shape) != len(strides):
         raise BadView(f"has {len(shape)} sizes, {len(strides)} strides and offset {offset!r:.40}")
+    if prod(shape) * dtype.itemsize > _MOST:
+        raise BadView(f"has the shape {shape}, too large for any machine")
     if 0 not in shape:
         last = offset + sum([(count - 1) * step for count, step in zip(shape, strides, strict=True)])
         needed = (last + 1) * dtype.itemsize
@@ -177,11 +180,12 @@ REBUILD: dict[str, Rebuild] = {
 
 def why_no_tensor(node: Node) -> str | None:
     """What kind of tensor an inert call stands for, where it is one that can't be converted; None for other nodes."""
-    if type(node) is not Call or node.target.module not in ("torch._utils", "torch._tensor", "torch.tensor"):
+    if not _stands_for_tensor(node):
         return None
-    inner = [part for part in node.args if why_no_tensor(part)] if node.target.full in REBUILD else []
-    if inner:  # a Parameter around it
-        return why_no_tensor(inner[0])
+    inner = next((part for part in node.args if _stands_for_tensor(part)), None)
+    while node.target.full in REBUILD and inner is not None:  # a Parameter around it
+        node = inner
+        inner = next((part for part in node.args if _stands_for_tensor(part)), None)
     if node.target.name in _WHY_NOT:
         return _WHY_NOT[node.target.name]
     storage = node.args[0] if node.args else None
@@ -192,3 +196,7 @@ def why_no_tensor(node: Node) -> str | None:
     if any(_lazy_bits((part,)) for part in node.args[6:]):
         return "a lazily conjugated or negated view (call resolve_conj() and resolve_neg() before saving)"
     return "of a type that ckptconv has no name for"
+
+
+def _stands_for_tensor(node: Node) -> bool:
+    return type(node) is Call and node.target.module in ("torch._utils", "torch._tensor", "torch.tensor")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptconv.containers.checkpoint import Checkpoint, Storage, Tensor
 from ckptconv.containers.files import Source
+from ckptconv.containers.reading import Reading
 from ckptconv.containers.strictjson import BadJson, parse
 from ckptconv.dtypes import BY_NAME
 from ckptconv.errors import CkptconvError, Damaged, Unsupported
@@ -20,10 +21,11 @@ _MOST = (1 << 63) - 1
 _PACKED = frozenset({"F4", "F6_E2M3", "F6_E3M2"})  # elements smaller than a byte
 
 
-def open_safetensors(source: Source) -> Checkpoint:
+def open_safetensors(source: Source, reading: Reading) -> Checkpoint:
     """The checkpoint in a safetensors file. Raises Damaged or Unsupported (elements smaller than a byte)."""
     header, data_start = _read_header(source)
     metadata = _metadata(source, header.pop("__metadata__", None))
+    reading.count(header, source.path)
     tensors = {key: _tensor(source, key, told, data_start) for key, told in header.items()}
     _check_cover(source, tensors, data_start)
     return Checkpoint(

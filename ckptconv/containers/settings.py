@@ -12,12 +12,14 @@ from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Source
 from ckptconv.containers.plain import plain
 from ckptconv.errors import Damaged, NotACheckpoint
+from ckptconv.smallfiles import check_values
 from ckptconv.text import printable
 
-_JSON_LIMIT = 16_000_000  # bytes
+_JSON_LIMIT, _VALUES_LIMIT = 16_000_000, 200_000  # bytes, values
 # Entries that say how a model was trained: fairseq's cfg and args, XLM's params, Lightning's hyper_parameters …
 _CONFIGS = ("cfg", "args", "config", "params", "hparams", "hyper_parameters")
 _DEEPEST = 100
+_LONGEST = 2000  # letters of a field's path: what nests long names would be long for every field in it
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def config_beside(checkpoint: Checkpoint) -> Mapping[str, Any]:
         with Source(path) as source:
             if source.size > _JSON_LIMIT:
                 raise ValueError(f"it has more than {_JSON_LIMIT:,} bytes")
-            document = json.loads(source.read(0, source.size))
+            data = source.read(0, source.size)
+        check_values(data, _VALUES_LIMIT)
+        document = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("it is no object, `{…}`")
         return document
@@ -67,7 +71,7 @@ def _leaves(field: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]
         yield field, [_leaf(each) for each in value]
     elif isinstance(value, (dict, list, tuple)) and value:
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(f"{field}.{name}" if field else str(name), inner, depth + 1)
+            yield from _leaves(f"{field}.{name}"[-_LONGEST:] if field else str(name)[:_LONGEST], inner, depth + 1)
     elif not isinstance(value, dict):
         yield field, _leaf(value)
     elif field:

@@ -27,6 +27,8 @@ def open_sharded(source: Source, open_shard: Callable[[Path], Checkpoint]) -> Ch
     """
     weight_map = _weight_map(source)
     names = list(dict.fromkeys(weight_map.values()))
+    if len(names) > _SHARDS_LIMIT:
+        raise Unsafe(f"{source.where} is refused as unsafe: it has {len(names)} shards", source.path)
     _check_names(source, names)
     shards = {name: open_shard(source.path.parent / name) for name in names}
     tensors = _collect(source, weight_map, shards)
@@ -73,8 +75,6 @@ def _check_names(source: Source, names: list[str]) -> None:
         and Path(source.path.name[: -len(".index.json")]).suffix != Path(names[0]).suffix
     ):
         raise Unsafe(f"{source.where} is refused as unsafe: its shards aren't of the index's own kind", source.path)
-    if len(names) > _SHARDS_LIMIT:
-        raise Unsafe(f"{source.where} is refused as unsafe: it has {len(names)} shards", source.path)
 
 
 def _collect(source: Source, weight_map: dict[str, str], shards: Mapping[str, Checkpoint]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 _DIGITS_LIMIT = 20
-_VALUES_LIMIT = 2_000_000  # 50,000 tensors take 650,000
+_VALUES_LIMIT = 1_400_000  # 50,000 tensors take 650,000
 _WIDE_LIMIT = 16 << 20  # text outside of ASCII takes up to four times its bytes
 
 

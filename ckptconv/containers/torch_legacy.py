@@ -6,13 +6,15 @@ for every key, the number of elements (int64) and their bytes, little-endian (to
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections.abc import Mapping
 
 from ckptconv.containers.checkpoint import Checkpoint, Storage
 from ckptconv.containers.files import Source
 from ckptconv.containers.inert import List, Node, StorageRef
-from ckptconv.containers.pickles import PICKLE_LIMIT, BadView, Pickle, Truncated, read_pickle
+from ckptconv.containers.pickles import PICKLE_LIMIT, BadView, Persist, Pickle, Truncated, read_pickle
+from ckptconv.containers.reading import Reading
 from ckptconv.containers.rebuild import REBUILD, StorageId, storage_id
 from ckptconv.containers.statedicts import split, third_party_note
 from ckptconv.errors import Damaged, Unsafe, Unsupported
@@ -21,14 +23,19 @@ from ckptconv.text import printable
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _FIRST_READ = 1 << 20
+_COLLECTED = 4 << 20
 
 
-def open_torch_legacy(source: Source) -> Checkpoint:
+def open_torch_legacy(source: Source, reading: Reading) -> Checkpoint:
     """The checkpoint in a legacy torch file. Raises Damaged, Unsafe or Unsupported."""
-    names, keys, data, object_start, storages_start = _read_head(source)
+    names, keys, data, object_start, storages_start = _read_head(source, reading)
+    if len(data) > _COLLECTED:
+        gc.collect()  # the first reading of the object, if there are cycles in it
     places = _locate(source, names, keys, storages_start)
-    pickle = read_pickle(data, source.where, lambda pid: _reference(storage_id(pid), places), REBUILD, object_start)
-    entries, other = split(pickle.root, source.path)
+    persist: Persist = lambda pid: _reference(storage_id(pid), places)  # noqa: E731
+    pickle = read_pickle(data, source.where, persist, REBUILD, object_start, reading)
+    reading.memory -= pickle.memory
+    entries, other = split(pickle.root, source.path, reading)
     return Checkpoint(
         path=source.path,
         container="torch legacy",
@@ -41,7 +48,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
     )
 
 
-def _read_head(source: Source) -> tuple[dict[str, StorageId], list[str], bytes, int, int]:
+def _read_head(source: Source, reading: Reading) -> tuple[dict[str, StorageId], list[str], bytes, int, int]:
     """The storages that the object names, the key list, the bytes of the pickles, where the object and the data begin.
 
     How long the pickles are can't be known before they are read, so more of the file is taken until they fit.
@@ -50,7 +57,7 @@ def _read_head(source: Source) -> tuple[dict[str, StorageId], list[str], bytes, 
     while True:
         data = source.read(0, min(size, source.size))
         try:
-            return _parse_head(source, data)
+            return _parse_head(source, data, reading)
         except Truncated:
             if len(data) == source.size:
                 raise
@@ -62,23 +69,25 @@ def _read_head(source: Source) -> tuple[dict[str, StorageId], list[str], bytes, 
         size *= 4
 
 
-def _parse_head(source: Source, data: bytes) -> tuple[dict[str, StorageId], list[str], bytes, int, int]:
+def _parse_head(
+    source: Source, data: bytes, reading: Reading
+) -> tuple[dict[str, StorageId], list[str], bytes, int, int]:
     names: dict[str, StorageId] = {}
 
     def collect(pid: Node) -> StorageRef:
         named = _whole(storage_id(pid))
         first = names.setdefault(named.key, named)
-        if (first.nbytes, first.itemsize) != (named.nbytes, named.itemsize):
-            raise BadView(f"gives storage {printable(named.key)} a second size")
+        if (first.nbytes, first.dtype) != (named.nbytes, named.dtype):
+            raise BadView(f"gives storage {printable(named.key)} a second size or type")
         return StorageRef(named.kind, named.key, named.location, named.dtype, None)
 
-    magic = read_pickle(data, source.where)
-    protocol = read_pickle(data, source.where, start=magic.end)
-    system = read_pickle(data, source.where, start=protocol.end)
+    magic = read_pickle(data, source.where, reading=reading)
+    protocol = read_pickle(data, source.where, start=magic.end, reading=reading)
+    system = read_pickle(data, source.where, start=protocol.end, reading=reading)
     if magic.root != MAGIC or type(protocol.root) is not int or protocol.root != _PROTOCOL:
         raise Unsupported(f"{source.where} is a legacy torch file of an unknown version", source.path)
-    content = read_pickle(data, source.where, collect, start=system.end)
-    keys = read_pickle(data, source.where, start=content.end)
+    content = read_pickle(data, source.where, collect, start=system.end, reading=reading)
+    keys = read_pickle(data, source.where, start=content.end, reading=reading)
     return names, _key_list(source, keys, names), data, system.end, keys.end
 
 

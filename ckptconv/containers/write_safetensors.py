@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptconv.containers.items import Item, check_for_safetensors, split_tied
-from ckptconv.containers.output import Output
+from ckptconv.containers.output import Output, write_file
 from ckptconv.containers.safetensors import HEADER_LIMIT, TIED
 from ckptconv.errors import Unsupported
 from ckptconv.text import printable
@@ -54,8 +54,7 @@ def write_sharded_safetensors(
     weight_map = {item.key: name for name, shard in zip(names, shards, strict=True) for item in shard}
     index = {"metadata": {"total_size": sum(item.nbytes for item in stored)}, "weight_map": weight_map}
     text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    with Output(folder / "model.safetensors.index.json", len(text)) as output:
-        output.write(text)
+    write_file(folder / "model.safetensors.index.json", text)
     return [*names, "model.safetensors.index.json"]
 
 

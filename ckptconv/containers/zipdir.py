@@ -22,6 +22,7 @@ _DIRECTORY_LIMIT = 64 << 20
 _RECORDS_LIMIT = 300_000
 _INFLATED_LIMIT = 64 << 20  # bytes of one compressed record
 _RATIO_LIMIT, _RATIO_FREE = 200, 1 << 20
+_GROWTH, _GROWTH_FREE = 64, 256 << 20  # of all compressed records together
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _DESCRIPTOR = 1, 8
 _32 = 0xFFFFFFFF
@@ -65,6 +66,11 @@ def read_directory(source: Source) -> dict[str, Record]:
         if record.name in records:
             raise _damaged(source, f"it has two records named {_show(entry)}")
         records[record.name] = record
+    inflated = sum(record.nbytes for record in records.values() if record.deflated)
+    if inflated > _GROWTH * source.size + _GROWTH_FREE:
+        raise Unsafe(
+            f"{source.where} is refused as unsafe: its compressed records unpack to {inflated:,} bytes", source.path
+        )
     return records
 
 

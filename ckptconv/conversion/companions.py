@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptconv import receipts
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.errors import Damaged, VocabularyMismatch
+from ckptconv.smallfiles import check_values, read_regular
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
@@ -17,6 +20,7 @@ from ckptconv.words import Words
 
 _SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
 _MAX_JSON = 16_000_000
+_MAX_VALUES = 200_000
 _COMPANIONS = frozenset({".json", ".txt", ".model", ".py"})
 _MAX_COMPANION = 64_000_000
 
@@ -35,6 +39,11 @@ class Companions:
     tokenizer: Path | None
     given: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that was read for it."""
+        return (*self.names, *(path for path in (self.spm, self.tokenizer) if path))
 
     @property
     def languages(self) -> Mapping[str, str]:
@@ -113,10 +122,8 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_JSON + 1)
-        if len(data) > _MAX_JSON:
-            raise ValueError(f"it has more than {_MAX_JSON} bytes")
+        data = read_regular(path, _MAX_JSON)
+        check_values(data, _MAX_VALUES)
         document = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("it is no object, `{…}`")
@@ -126,14 +133,20 @@ def read_json(path: Path) -> Any:
 
 
 def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The small files beside the weights that `--to same` takes along: configs, vocabularies, code; no weights."""
+    """The small files beside the weights that `--to same` takes along: configs, vocabularies, code; no weights, and
+    nothing that a link takes from elsewhere (the Hub's cache links to its own `blobs`)."""
     weights = {path.name for path in checkpoint.files}
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(checkpoint.path.parent.iterdir())
-        if path.suffix in _COMPANIONS
-        and path.name not in weights
-        and not path.name.endswith(".index.json")
-        and path.is_file()
-        and path.stat().st_size <= _MAX_COMPANION
-    }
+    found, left = {}, _MAX_COMPANION
+    for path in sorted(checkpoint.path.parent.iterdir()):
+        taken = path.suffix in _COMPANIONS and path.name not in weights and path.name != receipts.NAME
+        if taken and not path.name.endswith(".index.json") and path.is_file() and not _from_elsewhere(path):
+            with suppress(OSError):  # too large
+                found[path.name] = read_regular(path, left)
+                left -= len(found[path.name])
+    return found
+
+
+def _from_elsewhere(path: Path) -> bool:
+    """Whether a link would make a copy of some other file of this machine."""
+    folder, target = path.parent.resolve(), path.resolve()
+    return path.is_symlink() and folder not in target.parents and folder.parent.parent / "blobs" != target.parent

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv.errors import DoesNotFit
+from ckptconv.smallfiles import check_values
 from ckptconv.text import printable
 from ckptconv.vocabulary import read_small
 
 # fairseq's sentence_prediction task reads label/dict.txt below its data.
 BESIDE = ("label.dict.txt", "label/dict.txt", "dict.label.txt")
 _SHORT = 5
+_MAX_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,18 @@ def listed_labels(path: Path) -> list[str]:
     except UnicodeDecodeError as problem:
         raise DoesNotFit(f"{printable(path.name)} is not UTF-8 text (byte {problem.start}).", path) from None
     try:
+        check_values(text.encode(), _MAX_VALUES)
         document = json.loads(text)
+    except RecursionError:
+        raise DoesNotFit(f"{printable(path.name)} is nested too deeply to name classes.", path) from None
     except ValueError:
         document = None
     if isinstance(document, list):
         return [str(name) for name in document]
     if isinstance(document, dict):
         return [str(document[index]) for index in sorted(document, key=lambda index: (len(index), index))]
+    if text.count("\n") > _MAX_VALUES:
+        raise DoesNotFit(f"{printable(path.name)} has over {_MAX_VALUES:,} lines: too many for classes.", path)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     words = [line.rpartition(" ") for line in lines]
     if all(name and count.isdecimal() for name, _, count in words):

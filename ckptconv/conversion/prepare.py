@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, shared_views
+from ckptconv.containers.inert import Dict
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.plain import is_plain, plain
 from ckptconv.containers.read import Reader, check_growth
@@ -64,7 +65,8 @@ class Options:
     dictionaries: fairseq dict.txt files, source language first. vocab, max_positions: cut or extend to so many.
     set: config fields that no tensor shows, by any layout's name for them. head: which head, where a target holds one:
     its name, `lm_head` or `none`. labels: a file with the names of a classification head's classes. create: options of
-    the table to make up, such as `pooler`.
+    the table to make up, such as `pooler`. allow_unknown: as for `open_checkpoint`.
+    receipt: leave a conversion.json (`ckptconv.receipts`).
     """
 
     to: str
@@ -81,6 +83,8 @@ class Options:
     head: str | None = None
     labels: Path | None = None
     create: tuple[str, ...] = ()
+    allow_unknown: bool = False
+    receipt: bool = True
 
     def __post_init__(self) -> None:
         """Paths may be given as text. Raises WrongUse for values that mean nothing."""
@@ -105,16 +109,18 @@ class Options:
 class Prepared:
     """A conversion that is ready to be written: everything is checked, nothing is written.
 
-    target: the layout to be written; None where the keys stay as they are.
-    extras: the small files that complete a directory, by name.
+    table, target: the layout to be written; None where the keys stay as they are.
+    extras: the small files that complete a directory, by name. companions: what was read besides the checkpoint.
     """
 
     checkpoint: Checkpoint
     entry: str
+    table: Table | None
     target: Layout | None
     plan: Plan
     config: Resolved
     extras: Mapping[str, bytes]
+    companions: tuple[Path, ...]
     options: Options
     notes: tuple[str, ...]
 
@@ -126,7 +132,7 @@ class Prepared:
 
 def prepare(source: Path, options: Options) -> Prepared:
     """Check and plan a conversion. Raises a CkptconvError for whatever stands in the way."""
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, options.allow_unknown)
     require_state_dict(checkpoint)
     prepared = (
         _prepare_same(checkpoint, source, options)
@@ -177,17 +183,21 @@ def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Pre
         _DTYPES[options.dtype],
     )
     left = [Told(name, "another state dict of the same file") for name in checkpoint.entries if name != entry]
-    kept = {
-        name: plain(node) for name, node in checkpoint.other.items() if entry and "." not in name and is_plain(node)
-    }
+    data = Dict()  # one of all entries, so that together they have the limits of one
+    data.pairs = [
+        (name, node) for name, node in checkpoint.other.items() if entry and "." not in name and is_plain(node)
+    ]
+    kept = plain(data)
     left += [Told(name, "no plain data, or tensors of its own") for name in checkpoint.other if name not in kept]
     return Prepared(
         checkpoint,
         entry,
         None,
+        None,
         replace(plan, dropped=tuple(left)),
         Resolved(tuple(FieldValue("", name, value, "source") for name, value in kept.items()), (), (), ()),
         companion_files(checkpoint) if source.is_dir() else {},
+        (),
         options,
         checkpoint.notes,
     )
@@ -238,7 +248,10 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     plan = respelled(replace(plan, dropped=(*plan.dropped, *other)), fit.spelled.original)
     made = extras(fit.table, target, config, beside, labels, plan.dims)
     notes = (*checkpoint.notes, *fit.notes, *beside.notes, *labels.notes, *config.denied, *config.notes, *made.notes)
-    return Prepared(checkpoint, fit.entry, fit.table.layout(target), plan, config, made.files, options, notes)
+    configs = (checkpoint.path.parent / name for name, document in documents.items() if name and document)
+    read = (*configs, *beside.files, *((options.labels,) if options.labels else ()))
+    layout = fit.table.layout(target)
+    return Prepared(checkpoint, fit.entry, fit.table, layout, plan, config, made.files, read, options, notes)
 
 
 def _main_dtype(steps: tuple[Step, ...]) -> str:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ckptconv.containers.atomic import FILE_SUFFIXES, staged
 from ckptconv.containers.items import Item
+from ckptconv.containers.output import write_file
 from ckptconv.containers.read import Reader
 from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
 from ckptconv.conversion.cast import Overflow
 from ckptconv.conversion.prepare import Prepared
+from ckptconv.conversion.receipt import hashing, receipt
 from ckptconv.conversion.stream import stream
 from ckptconv.errors import WrongUse
 from ckptconv.plan import Step
+from ckptconv.receipts import NAME, Hashed, hashed, place
 from ckptconv.text import printable
 
 Progress = Callable[[int, int], None]
@@ -84,24 +88,47 @@ def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[lis
         raise WrongUse(
             f"{printable(output.name)}: a file's name must end in .pt or .safetensors, a directory's in neither."
         )
-    with staged(output, prepared.options.overwrite, prepared.checkpoint.files, need) as stage:
-        if single:
-            _write_weights(prepared, stage.path, output.suffix == ".safetensors", items)
-            files = [output.name]
-        else:
-            files = _write_folder(prepared, stage.path, items)
-    return files, [*_untold(prepared, output, single), *(f"removed the older {name}" for name in stage.removed)]
+    with (
+        staged(output, prepared.options.overwrite, prepared.checkpoint.files, need) as stage,
+        hashing(prepared) as sources,
+    ):
+        write = partial(_write_file, output) if single else _write_folder
+        written = write(prepared, stage.path, items)
+        document = receipt(prepared, sources.result(), _hashes(written)) if prepared.options.receipt else None
+        left = place(output) if single else output / NAME
+        if document and single:
+            stage.beside[left] = document
+        elif document:
+            write_file(stage.path / NAME, document)
+    removed = list(stage.removed)
+    if not document and left.is_file():  # of what was there before
+        left.unlink()
+        removed.append(left.name)
+    files = [*written, *([left.name] if document else [])]
+    return files, [*_untold(prepared, output, single), *(f"removed the older {name}" for name in removed)]
 
 
-def _write_folder(prepared: Prepared, folder: Path, items: list[Item]) -> list[str]:
+def _hashes(written: Mapping[str, Path]) -> list[Hashed]:
+    return [hashed(path, name) for name, path in written.items()]
+
+
+def _write_file(output: Path, prepared: Prepared, path: Path, items: list[Item]) -> dict[str, Path]:
+    _write_weights(prepared, path, output.suffix == ".safetensors", items)
+    return {output.name: path}
+
+
+def _write_folder(prepared: Prepared, folder: Path, items: list[Item]) -> dict[str, Path]:
+    """Name → where it was written, of every file."""
     for name, content in prepared.extras.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
+        write_file(folder / name, content)
     if prepared.target and prepared.target.container == "torch":
         _write_weights(prepared, folder / "model.pt", False, items)
-        return ["model.pt", *prepared.extras]
-    metadata = prepared.checkpoint.metadata
-    return [*write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size), *prepared.extras]
+        names = ["model.pt"]
+    else:
+        metadata = prepared.checkpoint.metadata
+        names = write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size)
+    return {name: folder / name for name in (*names, *prepared.extras)}
 
 
 def _write_weights(prepared: Prepared, path: Path, as_safetensors: bool, items: list[Item]) -> None:

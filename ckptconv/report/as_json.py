@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,18 @@ if TYPE_CHECKING:
 
 def dumps(document: Any) -> str:
     """JSON text; ASCII only, so that nothing in it reaches a terminal as a control character."""
-    return json.dumps(document, indent=2, ensure_ascii=True, default=str)
+    try:
+        return json.dumps(document, indent=2, ensure_ascii=True, default=str, allow_nan=False)
+    except ValueError:  # a config has NaN or an infinity, which JSON hasn't
+        return json.dumps(_finite(document), indent=2, ensure_ascii=True, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def inspection(report: Inspection) -> dict[str, Any]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ckptconv.keys import collapsed, common_prefix
+from ckptconv.report.naming import in_short, named
 from ckptconv.report.terminal import Row, dims_text, rows
 from ckptconv.text import printable
 
 if TYPE_CHECKING:
     from ckptconv.commands.convert import Conversion
     from ckptconv.plan import Plan, Step, Told
-
-_MANY = 50
-_SHOWN = 12  # keys of one reason, layers as one
 
 
 def screen(report: Conversion, dry_run: bool) -> Group:
@@ -52,7 +49,7 @@ def _changes(report: Conversion) -> RenderableType:
         what = f"value{'s' * (count != 1)} of {printable(name)} became infinite"
         found.append((Text("overflow", "red"), f"{count:,}", Text(what)))
     if report.files:
-        names = Text(_named(report.files))
+        names = Text(named(report.files))
         found.append((Text("wrote", "bold"), f"{len(report.files):,}", names))
     return rows(found, "whole", "right", "left")
 
@@ -72,7 +69,7 @@ def _mapped(plan: Plan) -> Iterator[tuple[str, int, Text]]:
     for what, count in done.items():
         yield "mapped", count, Text(what)
     for owner, keys in ties.items():
-        yield "tied", len(keys), Text(f"{_named(keys)} = {printable(owner)}")
+        yield "tied", len(keys), Text(f"{named(keys)} = {printable(owner)}")
 
 
 def _what(step: Step) -> str:
@@ -102,24 +99,9 @@ def _is_loss(reason: str) -> bool:
 
 
 def _told_row(label: str, style: str, keys: list[str], reason: str) -> tuple[Text, str, Text]:
-    text = Text(_in_short(keys))
+    text = Text(in_short(keys))
     text.append(f"  {printable(reason, 1000)}", "bold red" if _is_loss(reason) else "dim")
     return Text(label, "bold red" if _is_loss(reason) else style), f"{len(keys):,}", text
-
-
-def _in_short(keys: list[str]) -> str:
-    """The keys, layers as one; of a whole model only the prefix that all of them have."""
-    found = collapsed(keys)
-    prefix = common_prefix(keys)
-    if len(found) > _SHOWN and prefix:
-        return f"{printable(prefix)}*"
-    return _named(found)
-
-
-def _named(keys: Sequence[str]) -> str:
-    """The keys, but not thousands of them."""
-    more = f" … and {len(keys) - _MANY:,} more" if len(keys) > _MANY else ""
-    return ", ".join(printable(key) for key in keys[:_MANY]) + more
 
 
 def _config(report: Conversion) -> Iterator[RenderableType]:

@@ -140,6 +140,8 @@ def _spare(draft: Draft, words: list[str], line: int) -> None:
 
 def _code(draft: Draft, words: list[str], line: int) -> None:
     expect(len(words) >= 3, "expected `code LAYOUT FILE…`")
+    for name in words[2:]:
+        expect(not set(name) & set("/\\:"), f"`{printable(name)}` is no plain file name")
     draft.code[layout_named(draft, words[1])] = tuple(words[2:])
 
 
@@ -151,6 +153,8 @@ def _about(draft: Draft, words: list[str], line: int) -> None:
 def _words(draft: Draft, words: list[str], line: int) -> None:
     kinds = ("single", "pair", "appended", "spm")
     expect(len(words) >= 3 and words[1] in kinds, f"expected `words {'|'.join(kinds)} …`")
+    plain = words[1] != "spm" or not set(words[2]) & set("/\\:")
+    expect(plain, f"`{printable(words[2])}` is no plain file name")
     said: dict[str, Any] = {words[1]: words[2] if words[1] == "spm" else tuple(words[2:])}
     draft.words = replace(draft.words, **said)
 

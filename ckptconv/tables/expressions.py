@@ -7,6 +7,9 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ckptconv.errors import BadExpression
+from ckptconv.text import printable
+
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -14,28 +17,39 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.BitAnd: operator.and_,
 }
+_LONGEST = 400  # letters; so short that no product of numbers in it takes long
 _CALLS: dict[str, Callable[..., Any]] = {"min": min, "max": max}
 
 
 def evaluate(text: str, names: Mapping[str, int | bool]) -> int | bool:
     """The value of an expression of names, integers, + - * // & ==, min and max.
 
-    Raises KeyError for a name that `names` lacks and ValueError for anything else that is no such expression.
+    Raises KeyError for a name that `names` lacks and BadExpression, which is a BadTable and a ValueError, for anything
+    else that is no such expression.
     """
     try:
-        value: int | bool = _value(ast.parse(text, mode="eval").body, names)
-    except (SyntaxError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"`{text}` is no expression over dims: {error}") from None
+        value: int | bool = _value(_parsed(text), names)
+    except (TypeError, ZeroDivisionError, OverflowError) as error:
+        raise _bad(text, error) from None
     return value
 
 
 def names_in(text: str) -> frozenset[str]:
-    """The names that the expression mentions. Raises ValueError when it can't be parsed."""
+    """The names that the expression mentions. Raises BadExpression when it can't be parsed."""
+    return frozenset(node.id for node in ast.walk(_parsed(text)) if isinstance(node, ast.Name)) - frozenset(_CALLS)
+
+
+def _parsed(text: str) -> ast.expr:
+    if len(text) > _LONGEST:
+        raise _bad(text, "it is too long")
     try:
-        tree = ast.parse(text, mode="eval")
-    except SyntaxError as error:
-        raise ValueError(f"`{text}` is no expression over dims: {error}") from None
-    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)) - frozenset(_CALLS)
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # what ast.parse raises for odd texts
+        raise _bad(text, error) from None
+
+
+def _bad(text: str, why: object) -> BadExpression:
+    return BadExpression(f"`{printable(text, 80)}` is no expression over dims: {printable(str(why), 80)}")
 
 
 def _value(node: ast.expr, names: Mapping[str, int | bool]) -> Any:
@@ -49,4 +63,4 @@ def _value(node: ast.expr, names: Mapping[str, int | bool]) -> Any:
         return bool(_value(node.left, names) == _value(node.comparators[0], names))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS and not node.keywords:
         return _CALLS[node.func.id](*(_value(argument, names) for argument in node.args))
-    raise ValueError(f"`{ast.unparse(node)}` is no expression over dims")
+    raise _bad(ast.unparse(node), "only names, integers, + - * // & ==, min and max are")

@@ -123,6 +123,14 @@ def stated(table: Table, layout: str, documents: Documents, leaf: str) -> Any:
     return None
 
 
+def said(table: Table, layout: str, documents: Documents) -> dict[Field, tuple[Any, str]]:
+    """What the config of a checkpoint of `layout` says: field → (value in the first layout's spelling, where it says
+    so). Fields of which it says nothing are left out."""
+    sides = Sides(table, layout, layout, {}, {}, documents, {}, {})
+    every = {field: _said(sides, field) for field in table.fields}
+    return {field: found for field, found in every.items() if found[0] is not _UNSAID}
+
+
 def parse_value(text: str, names: Names) -> Any:
     """A table's VALUE: JSON, or an expression over dims, or else a bare word that is a string."""
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from ckptconv.errors import BadTable
+from ckptconv.smallfiles import read_regular
 from ckptconv.tables.differences import DIFFERENCES, Line
 from ckptconv.tables.draft import NONE, Bad, Draft, cells, expect, layout_named
 from ckptconv.tables.model import (
@@ -27,8 +29,8 @@ from ckptconv.text import printable
 
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _CELL = re.compile(r"(?P<template>[^\s\[\]^]+)(?:\[(?P<part>\d+)/(?P<parts>\d+)\])?(?P<transposed>\^T)?")
-_SHAPE = re.compile(r"[a-z0-9_]+(?:,[a-z0-9_]+)*(?:\?!?[a-z_]+)?")
-_MAX_BYTES = 1_000_000
+_SHAPE = re.compile(r"(?!\d{10})[a-z0-9_]+(?:,(?!\d{10})[a-z0-9_]+)*(?:\?!?[a-z_]+)?")
+_MAX_BYTES, _MAX_KEYS = 1_000_000, 100_000
 
 
 def parse(text: str, path: Path) -> Table:
@@ -44,19 +46,30 @@ def parse(text: str, path: Path) -> Table:
             raise BadTable(f"{printable(short_name(path))}:{number}: {bad}.", path) from None
     if not draft.layouts or not draft.rows:
         raise BadTable(f"{path.name} is no mapping table: it has no `layout` lines or no rows.", path)
-    return draft.table(path)
+    table = draft.table(path)
+    _check_extent(table)
+    return table
+
+
+def _check_extent(table: Table) -> None:
+    """Raises BadTable where alternatives multiply beyond what any family has."""
+    texts = [cell.template for row in table.rows for cell in row.cells if cell]
+    texts += [const.template for const in table.consts] + [drop.template for drop in table.drops]
+    total = 0
+    for text in texts:
+        lets = [table.lets.get(name) for name in set(re.findall(r"{([^}]*)}", text))]
+        total += prod(len(let.values) for let in lets if isinstance(let, Choice))
+    if total > _MAX_KEYS:
+        raise BadTable(f"{printable(table.path.name)} writes out more than {_MAX_KEYS:,} keys: too many.", table.path)
 
 
 def read_table(path: Path) -> Table:
     """Read the table file at `path`. Raises BadTable when it can't be read or breaks the grammar."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        text = data.decode("utf-8")
+        text = read_regular(path, _MAX_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadTable(f"The table {printable(str(path))} can't be read: {error}.", path) from None
-    if len(data) > _MAX_BYTES:
-        raise BadTable(f"{printable(path.name)} is no mapping table: it has more than {_MAX_BYTES} bytes.", path)
+        reason = printable(str(getattr(error, "strerror", None) or error))
+        raise BadTable(f"The table {printable(str(path))} can't be read: {reason}.", path) from None
     return parse(text, path)
 
 
@@ -70,6 +83,9 @@ def _layout(draft: Draft, words: list[str], line: int) -> None:
     _, name, container, entry = words
     expect(container in ("safetensors", "torch"), f"unknown container `{printable(container)}`")
     expect(name not in [layout.name for layout in draft.layouts], f"the layout `{name}` stands twice")
+    expect(
+        not draft.rows and not draft.fields, "`layout` lines come before all rows and fields, which have their columns"
+    )
     draft.layouts.append(Layout(name, container, None if entry == NONE else entry, line))
     draft.key_prefixes.append("")
     draft.field_prefixes.append("")

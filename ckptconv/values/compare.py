@@ -161,8 +161,8 @@ class _Tally:
             self._equal &= same
             return
         with np.errstate(all="ignore"):
-            x = _numbers(left, self._a, self._common)
-            y = x if same else _numbers(right, self._b, self._common)
+            x = numbers(left, self._a, self._common)
+            y = x if same else numbers(right, self._b, self._common)
             if self._a != self._b:
                 self._rounds = self._still_round(left, right)
                 if bool((x == y).all()) if x.dtype == object else x.tobytes() == y.tobytes():
@@ -294,7 +294,7 @@ def _may_round(source: DType, target: DType) -> bool:
     return source != target and {source, target} <= FLOATS and source.itemsize >= target.itemsize
 
 
-def _numbers(data: Any, dtype: DType, common: str) -> Any:
+def numbers(data: Any, dtype: DType, common: str) -> Any:
     """The elements as numpy's `common`."""
     raw = _raw(data, dtype)
     if dtype.name == "BOOL":

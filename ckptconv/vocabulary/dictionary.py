@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from errno import EFBIG
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 
 from ckptconv.errors import CannotWrite, VocabularyMismatch
+from ckptconv.smallfiles import read_regular
+from ckptconv.text import printable
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 UNK = SPECIAL.index("<unk>")
 OVERWRITE = "#fairseq:overwrite"
 # The largest real ones (250,000 symbols) have 5 MB; anything far above is not a vocabulary.
 LARGEST_FILE = 64 << 20
+LARGEST_SIZE = 1_000_000  # symbols
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,11 @@ class Dictionary:
                 f"{_name(path)} is not UTF-8 text (byte {error.start}), so no dict.txt", path
             ) from None
         symbols, seen = list(SPECIAL), set(SPECIAL)
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", LARGEST_SIZE + 1)
+        if len(lines) > LARGEST_SIZE:
+            raise VocabularyMismatch(
+                f"{_name(path)} has more than {LARGEST_SIZE:,} lines, so it is no vocabulary", path
+            )
         for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
             symbol, overwrite = _parse_line(line, number, path)
             if symbol in seen and not overwrite:
@@ -122,14 +130,13 @@ def _parse_line(line: str, number: int, path: str | os.PathLike[str]) -> tuple[s
 def read_small(path: str | os.PathLike[str]) -> bytes:
     """All bytes of a vocabulary's file; VocabularyMismatch if it can't be read, or is far too large for one."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_FILE + 1)
+        return read_regular(path, LARGEST_FILE)
     except OSError as error:
+        if error.errno == EFBIG:
+            told = f"{_name(path)} has more than {LARGEST_FILE >> 20} MB, so it is no vocabulary"
+            raise VocabularyMismatch(told, path) from None
         raise VocabularyMismatch(f"{_name(path)} can't be read: {error.strerror}", path) from None
-    if len(data) > LARGEST_FILE:
-        raise VocabularyMismatch(f"{_name(path)} has more than {LARGEST_FILE >> 20} MB, so it is no vocabulary", path)
-    return data
 
 
 def _name(path: str | os.PathLike[str]) -> str:
-    return os.fspath(path)
+    return printable(os.fspath(path))

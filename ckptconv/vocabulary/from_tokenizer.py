@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
+from ckptconv.smallfiles import check_values
 from ckptconv.text import printable
 from ckptconv.vocabulary import SPECIAL, UNK, Charsmap, Dictionary, Piece, PieceType, SpmModel, read_small
 from ckptconv.vocabulary.normalizer import HIDDEN, SPACE, normalizer
@@ -23,6 +24,7 @@ SPACES = (
 )
 # What looking for a tokenizer's parts in any JSON can raise.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+_MAX_VALUES = 3_000_000  # a vocabulary of 250,000 tokens takes 1.2 million
 _GIVE_ONE = "give the one that the model was trained with"
 
 
@@ -90,7 +92,9 @@ def spm_from_tokenizer(directory: Path, words: Words = DELTALM) -> bytes:
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object in the file."""
     try:
-        content = json.loads(read_small(path))
+        data = read_small(path)
+        check_values(data, _MAX_VALUES)
+        content = json.loads(data)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

@@ -82,9 +82,12 @@ def test_args_and_cfg_stay_beside_the_model_and_still_say_what_no_tensor_shows(t
     assert (heads.value, heads.origin) == (4, "source config")
 
 
+RECEIPT = "conversion.json"
+
+
 def test_a_single_file_does_not_take_its_neighbours_along(tmp_path: Path):
     (tmp_path / "in").mkdir()
     torch.save(odd(), tmp_path / "in" / "model.pt")
     (tmp_path / "in" / "secret.json").write_text("{}")
-    assert run(tmp_path / "in" / "model.pt", tmp_path / "out", "same").files == ("model.safetensors",)
-    assert set(run(tmp_path / "in", tmp_path / "out2", "same").files) == {"model.safetensors", "secret.json"}
+    assert run(tmp_path / "in" / "model.pt", tmp_path / "out", "same").files == ("model.safetensors", RECEIPT)
+    assert set(run(tmp_path / "in", tmp_path / "out2", "same").files) == {"model.safetensors", "secret.json", RECEIPT}

@@ -5,47 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
-from ckptconv.containers import open_checkpoint, staged, write_sharded_safetensors, write_torch
-from ckptconv.containers.atomic import Stage
-from ckptconv.errors import CannotWrite, CkptconvError, OutputExists
+from ckptconv.containers import (
+    open_checkpoint,
+    renames,
+    staged,
+    write_sharded_safetensors,
+    write_torch,
+)
+from ckptconv.containers.output import write_file
+from ckptconv.errors import CannotWrite, OutputExists
 from tests.containers.oracle import items
+from tests.containers.staging import NEW, cannot_swap, fill, tree
 
 STATE = {"a": torch.arange(4.0), "b": torch.arange(6.0)}
 
 
 class Stop(Exception):
     """A failure in the middle."""
-
-
-def tree(folder: Path) -> dict[str, str | None]:
-    return {
-        str(path.relative_to(folder)): path.read_text() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-@contextmanager
-def fill(dst: Path, overwrite: bool = False, **more: object) -> Iterator[Stage]:
-    """Writes "new" as a file, or three files as a directory."""
-    with staged(dst, overwrite, **more) as stage:
-        if stage.path.is_dir():
-            (stage.path / "config.json").write_text("new")
-            (stage.path / "sub").mkdir()
-            (stage.path / "sub" / "deep").write_text("new")
-            (stage.path / "model.safetensors").write_text("new")
-        else:
-            stage.path.write_text("new")
-        yield stage
-
-
-NEW = {"config.json": "new", "model.safetensors": "new", "sub": None, "sub/deep": "new"}
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "folder"])
@@ -207,64 +189,64 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["x.pt", "folder", "there"])
-@pytest.mark.parametrize("call", ["fsync", "replace", "link", "rename", "open", "mkdir", "unlink"])
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-def test_every_system_call_may_fail(name: str, call: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whichever call fails, and however late: old or new output, whole, or for a directory that exists a mixture of
-    whole files, and nothing temporary is left where it can be removed."""
-    real = getattr(os, call)
-    for nth in range(4):
-        folder = tmp_path / str(nth)
-        folder.mkdir()
-        if name == "there":
-            (folder / name).mkdir()
-            (folder / name / "model.safetensors").write_text("old")
-        calls = []
-
-        def failing(*args: object, nth: int = nth, calls: list[object] = calls, **more: object) -> object:
-            calls.append(args)
-            if len(calls) == nth + 1:
-                raise OSError(code, os.strerror(code))
-            return real(*args, **more)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, call, failing)
-            try:
-                with fill(folder / name, overwrite=name == "there"):
-                    pass
-            except CkptconvError as problem:
-                told = "no space left" if code != errno.EIO else "can't be written"
-                assert told in problem.message, problem.message  # noqa: PT017
-        texts = {text for text in tree(folder).values() if text is not None}
-        assert texts <= {"new", "old"}
-        assert name != "there" or (folder / name / "model.safetensors").is_file()
-        if call != "unlink":
-            assert not list(folder.rglob(".ckptconv-*"))
+def test_an_overwritten_file_gets_the_usual_mode(tmp_path: Path):
+    (tmp_path / "x.pt").write_text("old")
+    os.chmod(tmp_path / "x.pt", 0o600)
+    old = os.umask(0o022)
+    try:
+        with fill(tmp_path / "x.pt", overwrite=True):
+            pass
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x.pt").stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize("nth", range(4))
-def test_a_file_that_can_not_be_moved_brings_the_others_back(nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    target = tmp_path / "there"
-    target.mkdir()
-    old = {"config.json": "old", "model.safetensors": "old", "mine.txt": "old"}
-    for name, text in old.items():
-        (target / name).write_text(text)
-    real, moved = os.replace, []
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_file_system_without_renames_that_replace_nothing(
+    as_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(renames, "_rename", cannot_swap)
+    name = "out" if as_folder else "x.pt"
+    with fill(tmp_path / name):
+        pass
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(OutputExists), fill(tmp_path / f"2{name}"):
+        (tmp_path / f"2{name}").write_text("theirs")
+    assert (tmp_path / f"2{name}").read_text() == "theirs"
 
-    def failing(source: str, place: str) -> None:
-        if os.path.dirname(place) == str(target) and not str(source).endswith(".old"):
-            moved.append(place)
-            if len(moved) == nth + 1:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+def test_errors_tell_the_name_that_was_asked_for(tmp_path: Path):
+    told = "out/deep/x can't be written: No such file or directory"
+    with pytest.raises(CannotWrite, match=told) as caught, staged(tmp_path / "out", False) as stage:
+        write_file(stage.path / "deep" / "x", b"new")
+    assert ".ckptconv" not in caught.value.message
+    assert caught.value.path == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("fails", [None, "write", "replace"])
+def test_what_goes_beside_a_file_comes_right_after_it(
+    fails: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "x.pt").write_text("old")
+    (tmp_path / "x.json").write_text("old")
+    real = os.replace
+
+    def failing(source: Path, place: Path) -> None:
+        if place.name == "x.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(source, place)
 
-    def write() -> None:
-        with staged(target, True) as stage:
-            for name in ("config.json", "model.safetensors", "new.json", "tokenizer.json"):
-                (stage.path / name).write_text("new")
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "replace", failing)
-    with pytest.raises(CannotWrite):
-        write()
-    assert {path.name: path.read_text() for path in target.iterdir()} == old
+    told = {"write": "no space left", "replace": r"x\.pt is there, but its folder can't be written to the end"}
+    with ExitStack() as expected:
+        if fails:
+            expected.enter_context(pytest.raises(CannotWrite, match=told[fails]))
+            expected.enter_context(monkeypatch.context()).setattr(os, fails, {"write": full, "replace": failing}[fails])
+        with staged(tmp_path / "x.pt", True) as stage:
+            stage.path.write_text("new")
+            stage.beside[tmp_path / "x.json"] = b"new"
+    there = {"write": ("old", "old"), "replace": ("new", "old"), None: ("new", "new")}[fails]
+    assert ((tmp_path / "x.pt").read_text(), (tmp_path / "x.json").read_text()) == there
+    assert sorted(os.listdir(tmp_path)) == ["x.json", "x.pt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -248,5 +249,30 @@ def test_a_full_disk_is_told(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", limited, tmp_path / "x"], capture_output=True, text=True, cwd=TESTS.parent, check=False
     )
-    assert "CannotWrite: no space left on" in done.stderr
-    assert "needs 5,000 bytes" in done.stderr
+    assert (
+        "x can't be written: no space left for its 5,000 bytes, more than one file may have (ulimit -f" in done.stderr
+    )
+
+
+def test_a_write_that_writes_nothing_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ckptconv.containers.output import write_file
+
+    monkeypatch.setattr(os, "write", lambda fd, data: 0)
+    with pytest.raises(CannotWrite, match="x can't be written: Input/output error"):
+        write_file(tmp_path / "x", b"1234")
+
+
+def test_what_closing_says_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Behind an fsync; and Linux has closed the file, whatever it says."""
+    from ckptconv.containers.output import write_file
+
+    real = os.close
+
+    def interrupted(fd: int) -> None:
+        real(fd)
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", interrupted)
+        write_file(tmp_path / "x", b"1234")
+    assert (tmp_path / "x").read_bytes() == b"1234"

@@ -115,6 +115,7 @@ def test_a_swapped_pair_of_parts_breaks_no_rule_but_a_transpose_within_parts_doe
     [
         ("layout a safetensors", "expected `layout NAME"),
         ("layout a safetensors -", "stands twice"),
+        ("layout c safetensors -", "come before all rows"),
         ("layout c zip -", "unknown container"),
         ("let i 0..x", "stands twice"),
         ("let z a|a", "must differ"),

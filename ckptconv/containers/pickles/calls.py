@@ -14,6 +14,7 @@ def _global(m: Machine, at: int) -> int:
     module, after = read_line(m, at)
     name, after = read_line(m, after)
     m.stack.append(m.mention(string(module), string(name)))
+    m.spent += 64
     return after
 
 
@@ -22,6 +23,7 @@ def _stack_global(m: Machine, at: int) -> int:
     if type(name) is not str or type(module) is not str:
         raise m.damaged("makes a name of something that is no text")
     m.stack.append(m.mention(module, name))
+    m.spent += 64
     return at
 
 
@@ -30,8 +32,7 @@ def _reduce(m: Machine, at: int) -> int:
     args, target = stack.pop(), stack[-1]
     if type(target) is not Global or type(args) is not tuple:
         raise _no_call(m, target, args)
-    if not target.callable:
-        raise m.refuse(f"calls {printable(target.full)}, a function that ckptconv doesn't know")
+    _check_callable(m, target)
     full = target.full
     if full in m.rebuild:
         stack[-1] = _rebuilt(m, target, args)
@@ -66,8 +67,15 @@ def _encoded(m: Machine, args: tuple[Node, ...]) -> bytes:
 def _made(m: Machine, target: Node, args: Node, kwargs: Node = None) -> Call:
     if type(target) is not Global or type(args) is not tuple:
         raise _no_call(m, target, args)
+    _check_callable(m, target)
     m.spent += 136
     return Call(target, args, "new", kwargs)
+
+
+def _check_callable(m: Machine, target: Global) -> None:
+    if not target.callable:
+        told = "a function that ckptconv doesn't know (--allow-unknown reads what it can of the rest)"
+        raise m.refuse(f"calls {printable(target.full)}, {told}")
 
 
 def _no_call(m: Machine, target: Node, args: Node) -> Exception:

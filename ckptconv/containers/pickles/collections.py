@@ -177,6 +177,7 @@ def _long_binput(m: Machine, at: int) -> int:
 def _put(m: Machine, at: int) -> int:
     index, after = read_index(m, at)
     m.memo[index] = m.stack[-1]
+    m.spent += 32
     return after
 
 
@@ -198,6 +199,7 @@ def _long_binget(m: Machine, at: int) -> int:
 def _get_line(m: Machine, at: int) -> int:
     index, after = read_index(m, at)
     m.stack.append(m.memo[index])
+    m.spent += 32
     return after
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from ckptconv.containers.inert import Global, Node
 from ckptconv.containers.policy import Refused, is_silent, may_be_called
+from ckptconv.containers.reading import Reading
 from ckptconv.errors import Damaged, Unsafe, Unsupported
 from ckptconv.text import printable
 
 PICKLE_LIMIT = 64 << 20  # bytes of one pickle; 50,000 tensors take 7 MB
-MEMORY_LIMIT = 208 << 20  # bytes of pickle and nodes together, by estimate
 DEPTH_LIMIT = 20_000  # open MARKs
 
 Persist = Callable[[Node], Node]
@@ -27,11 +27,18 @@ class BadView(Exception):
 
 
 class Machine:
-    """State of the interpreter while it runs one pickle. `spent` estimates the bytes that the nodes take."""
+    """State of the interpreter while it runs one pickle.
 
-    __slots__ = ("data", "end", "marks", "memo", "names", "persist", "rebuild", "size", "spent", "stack", "where")
+    spent: an estimate of the bytes that the nodes take; instructions that cost time only add to it as well.
+    """
 
-    def __init__(self, data: bytes, where: str, persist: Persist, rebuild: Mapping[str, Rebuild]) -> None:
+    __slots__ = (
+        *("data", "end", "marks", "memo", "names", "persist", "reading", "rebuild", "size", "spent", "stack", "where"),
+    )
+
+    def __init__(
+        self, data: bytes, where: str, persist: Persist, rebuild: Mapping[str, Rebuild], reading: Reading
+    ) -> None:
         self.data = data
         self.size = len(data)
         self.where = where
@@ -43,14 +50,21 @@ class Machine:
         self.names: dict[tuple[str, str], Global] = {}
         self.persist = persist
         self.rebuild = rebuild
+        self.reading = reading
 
     def take(self, start: int, count: int) -> bytes:
         """`count` bytes of an argument."""
         end = start + count
         if end > self.size:
             raise self.truncated()
-        self.spent += count + 64
+        self.reserve(count + 64)
         return self.data[start:end]
+
+    def reserve(self, count: int) -> None:
+        """Counts memory that is about to be taken. Raises Unsafe if there is no more."""
+        self.spent += count
+        if self.spent > self.reading.memory:
+            raise self.refuse("asks for more memory than its contents need")
 
     def pop_mark(self) -> list[Node]:
         """What was pushed since the last MARK."""
@@ -67,15 +81,22 @@ class Machine:
                 silent = is_silent(module, name)
             except Refused as reason:
                 raise self.refuse(f"names {printable(f'{module}.{name}')}, {reason}") from None
-            found = self.names[module, name] = Global(module, name, silent, may_be_called(module, name))
+            callable = may_be_called(module, name) or self.reading.allow_unknown
+            found = self.names[module, name] = Global(module, name, silent, callable)
             self.spent += 400
         return found
 
     def check_memory(self) -> None:
         """Raises Unsafe if the nodes take too much memory, or lie too deep."""
         pending = 9 * (len(self.stack) + sum(map(len, self.marks))) + 120 * len(self.memo)
-        if self.spent + pending > MEMORY_LIMIT or len(self.marks) > DEPTH_LIMIT:
+        if self.spent + pending > self.reading.memory or len(self.marks) > DEPTH_LIMIT:
             raise self.refuse("asks for more memory than its contents need")
+
+    def count_steps(self, count: int) -> None:
+        """Raises Unsafe if the checkpoint's pickles have more instructions than any model needs."""
+        if self.reading.steps < 0:
+            raise self.refuse("has more instructions than any model needs")
+        self.reading.steps -= min(count, self.size)
 
     def near(self) -> str:
         """The last text on the stack: while a state dict's value is being built, its key."""

@@ -40,7 +40,7 @@ def read_index(m: Machine, at: int) -> tuple[int, int]:
 
 def integer(m: Machine, line: bytes) -> int:
     """An integer in text form."""
-    if len(line) > _DIGITS_LIMIT or not line.lstrip(b"+-").isdigit():
+    if len(line) > _DIGITS_LIMIT or not line[line[:1] in (b"+", b"-") :].isdigit():
         raise m.damaged(f"has '{printable(line.decode('latin-1'), 50)}' where an integer belongs")
     return int(line)
 
@@ -143,7 +143,10 @@ def _unicode_line(m: Machine, at: int) -> int:
 
 
 def _text(m: Machine, at: int, count: int) -> int:
-    m.stack.append(str(m.take(at, count), "utf-8", "surrogatepass"))
+    data = m.take(at, count)
+    if count > _TEXT_LIMIT and not data.isascii():
+        m.reserve(4 * count)  # one letter above U+FFFF makes all of them take 4 bytes
+    m.stack.append(str(data, "utf-8", "surrogatepass"))
     return at + count
 
 
@@ -156,6 +159,8 @@ def _text4(m: Machine, at: int) -> int:
     end = at + 4 + count
     if end > m.size:
         raise m.truncated()
+    if count > _TEXT_LIMIT:
+        return _text(m, at + 4, count)
     m.stack.append(str(m.data[at + 4 : end], "utf-8", "surrogatepass"))
     m.spent += count + 64
     return int(end)

@@ -1,0 +1,30 @@
+"""Small files that others wrote: opened so that nothing can hang, and never more of them read than expected."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """All bytes of a regular file. Raises OSError, with the reason as `strerror`, for anything else (a FIFO would wait
+    for a writer, a device never end) and where there are more than `limit` bytes."""
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    except ValueError as problem:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(problem)) from None
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        data = file.read(limit + 1) if status.st_size <= limit else b""
+    if len(data) > limit or status.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes")
+    return data
+
+
+def check_values(data: bytes, limit: int) -> None:
+    """Raises ValueError if the JSON text lists far more values than `limit`: each may take 100 bytes of memory."""
+    if sum(map(data.count, (b"[", b"{", b",", b":"))) > limit:
+        raise ValueError("it holds far too many values")

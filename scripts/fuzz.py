@@ -1,0 +1,286 @@
+"""What scripts/fuzz runs.
+
+python scripts/fuzz.py all [--seconds N] [TARGET…]     every target, and a table of the figures
+python scripts/fuzz.py one TARGET [libFuzzer's flags]  one target, for ever
+python scripts/fuzz.py seed TARGET                     writes its first corpus
+python scripts/fuzz.py replay TARGET…                  their corpora once, without atheris (for coverage)
+
+Whatever a target raises is a find, but for ckptconv's own errors; so is a run of 5 seconds or 1 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".fuzz"
+COVERED = ("ckptconv/containers", "ckptconv/tables", "ckptconv/plan", "ckptconv/detect.py", "ckptconv/receipts.py")
+READERS = (
+    "ckptconv/containers/[!aeotw]*.py", "ckptconv/containers/open.py", "ckptconv/containers/oddities.py",
+    "ckptconv/containers/torch_*.py", "ckptconv/containers/pickles/*.py",
+)  # fmt: skip
+_SMALL = 1 << 22
+_LONGEST = 1 << 14
+
+
+# ----------------------------------------------------------------------------------------------------------- targets
+def _opened(folder: Path, data: bytes) -> None:
+    """Open a file with these bytes, and read the tensors that it holds."""
+    from ckptconv.containers import Reader, open_checkpoint
+    from ckptconv.containers.oddities import odd_keys
+
+    path = folder / "x.pt"
+    path.write_bytes(data)
+    checkpoint = open_checkpoint(path)
+    with Reader(checkpoint) as reader:
+        for state_dict in checkpoint.entries.values():
+            odd_keys(tuple(state_dict))
+            for tensor in state_dict.values():
+                if tensor.nbytes < _SMALL:
+                    assert len(reader.read(tensor)) == tensor.nbytes
+
+
+def _pickled(folder: Path, data: bytes) -> None:
+    """The bytes as the pickle of a sound torch zip."""
+    from tests.attacks.archives import torch_zip
+
+    _opened(folder, torch_zip(data))
+
+
+def _index(folder: Path, data: bytes) -> None:
+    """The bytes as the index of a sharded checkpoint, beside two sound shards."""
+    from ckptconv.containers import open_checkpoint
+
+    shard = folder / "a.safetensors"
+    if not shard.exists():
+        header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        shard.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    path = folder / "model.safetensors.index.json"
+    path.write_bytes(data)
+    open_checkpoint(path)
+
+
+def _table(folder: Path, data: bytes) -> None:
+    """The bytes as a mapping table, parsed and linted."""
+    from ckptconv.tables.lint import lint
+    from ckptconv.tables.parse import read_table
+
+    path = folder / "x.tbl"
+    path.write_bytes(data)
+    lint(read_table(path))
+
+
+def _planned(folder: Path, data: bytes) -> None:
+    """The bytes as a choice of layout, and of keys that are lost, added or reshaped: detection, and every plan."""
+    from ckptconv.dtypes import BY_NAME
+    from ckptconv.plan import Facts, choose, make_plan
+    from ckptconv.tables.catalog import tables
+    from ckptconv.tables.fit import candidates, expected_keys
+
+    known, at = tables(), 0
+
+    def draw(below: int) -> int:
+        nonlocal at
+        at += 1
+        return data[at - 1] % below if at <= len(data) else 0
+
+    table = known[draw(len(known))]
+    layout = table.layouts[draw(len(table.layouts))].name
+    dims: dict[str, int | bool] = {symbol: 6 for row in table.rows for symbol in row.shape}
+    dims |= {"encoder_layers": draw(4), "decoder_layers": draw(4), "layers": draw(4)}
+    dims |= {option: bool(draw(2)) for row in table.rows if (option := (row.option or "").removeprefix("!"))}
+    dims |= {"head=mnli": bool(draw(2)), "labels": draw(5), "labels@mnli": draw(5)}
+    shapes = dict(expected_keys(table, layout, dims))
+    for key in list(shapes):
+        change = draw(40) if at < len(data) else 39
+        if change == 0:
+            del shapes[key]
+        elif change == 1:
+            shapes[key] = (*shapes[key][1:], draw(5))
+        elif change == 2:
+            shapes[f"{key}.{draw(9)}"] = shapes[key]
+    best = candidates(known, {"": shapes})[0]
+    facts = Facts({}, frozenset(), {})
+    dtypes = dict.fromkeys(best.spelled.original, BY_NAME["F32"])
+    for each in best.table.layouts if best.exact else ():
+        if each != best.layout:
+            make_plan(best, each.name, facts, choose(best, each.name), dtypes, None)
+
+
+@dataclass(frozen=True)
+class Target:
+    """run: folder to work in, bytes. seeds: the groups of tests/attacks that it begins with."""
+
+    run: Callable[[Path, bytes], None]
+    seeds: tuple[str, ...]
+
+
+TARGETS = {
+    "zip": Target(_opened, ("zip-lies", "tensor-lies", "legal")),
+    "pickle": Target(_pickled, ("execution", "pickle-bombs", "tensor-lies", "legal")),
+    "legacy": Target(_opened, ("legacy-lies", "truncations", "legal")),
+    "safetensors": Target(_opened, ("safetensors-lies", "legal")),
+    "index": Target(_index, ("index-lies",)),
+    "table": Target(_table, ("tables",)),
+    "plan": Target(_planned, ()),
+}
+
+
+def harmless(target: Target, folder: Path, data: bytes) -> None:
+    """Runs the target; ckptconv's own errors are what it should end in."""
+    from ckptconv.errors import CkptconvError
+
+    with suppress(CkptconvError):
+        target.run(folder, data)
+
+
+def seed(name: str, folder: Path) -> None:
+    """The first corpus: small files of the attacks, the pickles in them, the tables that ship."""
+    import zipfile
+
+    from tests.attacks.manifest import CASES
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "table":
+        for path in ROOT.glob("mappings/*.tbl"):
+            for number, block in enumerate(re.split(r"\n\n", path.read_text())):
+                (folder / f"{path.stem}{number}").write_text(block)
+    if name == "plan":
+        for number in range(40):
+            (folder / f"seed{number}").write_bytes(bytes((number * 7 + at * number) % 256 for at in range(number * 3)))
+        return
+    for number, case in enumerate(CASES):
+        if case.name.partition("/")[0] not in TARGETS[name].seeds:
+            continue
+        with tempfile.TemporaryDirectory() as made, suppress(OSError):
+            case.build(Path(made))
+            path = Path(made) / case.source
+            if not path.is_file() or path.is_symlink() or path.stat().st_size > _LONGEST:
+                continue
+            data = path.read_bytes()
+            if name == "pickle" and data.startswith(b"PK"):
+                with suppress(Exception), zipfile.ZipFile(path) as archive:
+                    inner = next(each for each in archive.namelist() if each.endswith("data.pkl"))
+                    (folder / f"seed{number}").write_bytes(archive.read(inner)[:_LONGEST])
+            elif name != "pickle":
+                (folder / f"seed{number}").write_bytes(data)
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+def one(name: str, flags: Sequence[str]) -> None:
+    """Fuzz one target for as long as libFuzzer's flags say."""
+    import atheris
+
+    with atheris.instrument_imports(include=["ckptconv"]):
+        for module in ("containers", "containers.oddities", "plan", "detect", "tables.catalog", "tables.lint"):
+            import_module(f"ckptconv.{module}")
+    target = TARGETS[name]
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    atheris.Setup([sys.argv[0], *flags], lambda data: harmless(target, folder, bytes(data)))
+    atheris.Fuzz()
+
+
+def replay(names: Sequence[str]) -> None:
+    """Every file of the corpora once."""
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            for path in sorted((WORK / name / "corpus").iterdir()):
+                harmless(TARGETS[name], Path(folder), path.read_bytes())
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one target."""
+
+    name: str
+    executions: int
+    seconds: int
+    corpus: int
+    finds: int
+
+
+def fuzz(name: str, seconds: int) -> Figures:
+    """Fuzz a target in a process of its own."""
+    place = WORK / name
+    finds = place / "finds"
+    finds.mkdir(parents=True, exist_ok=True)
+    # In a process of its own: libFuzzer takes the memory of the one that starts it for its own.
+    subprocess.run([sys.executable, __file__, "seed", name], check=True)
+    limits = [f"-max_total_time={seconds}", "-timeout=5", "-rss_limit_mb=1024", f"-max_len={_LONGEST}"]
+    command = [sys.executable, __file__, "one", name, *limits, "-print_final_stats=1", f"-artifact_prefix={finds}/"]
+    done = subprocess.run([*command, str(place / "corpus")], capture_output=True, text=True, check=False)
+    (place / "log.txt").write_text(done.stdout + done.stderr)
+    count = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
+    broken = done.returncode != 0 and not any(finds.iterdir())
+    if broken:
+        sys.stderr.write(done.stderr[-2000:])
+    runs = int(count[-1]) if count else 0
+    return Figures(name, runs, seconds, len(os.listdir(place / "corpus")), len(os.listdir(finds)) + broken)
+
+
+def coverage(names: Sequence[str]) -> dict[str, float]:
+    """Folder → share of the branches that the corpora reach, in percent; `readers` for the readers alone."""
+    base = [sys.executable, "-m", "coverage"]
+    data = {**os.environ, "COVERAGE_FILE": str(WORK / "coverage")}
+    run = [*base, "run", "--branch", f"--source={ROOT / 'ckptconv'}", __file__, "replay", *names]
+    subprocess.run(run, env=data, check=True)
+    found = {}
+    for label, patterns in [(folder, [f"{folder}/*", folder]) for folder in COVERED] + [("readers", list(READERS))]:
+        include = ",".join(str(ROOT / pattern) for pattern in patterns)
+        told = subprocess.run(
+            [*base, "json", "-q", "-o", "-", f"--include={include}"],
+            env=data,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if told.returncode == 0:
+            totals = json.loads(told.stdout)["totals"]
+            branches = totals["num_branches"]
+            found[label] = 100 * totals["covered_branches"] / branches if branches else 100.0
+    return found
+
+
+def main() -> int:
+    """See the module's text."""
+    if sys.argv[1] == "one":
+        one(sys.argv[2], sys.argv[3:])
+        return 0
+    if sys.argv[1] == "seed":
+        seed(sys.argv[2], WORK / sys.argv[2] / "corpus")
+        return 0
+    if sys.argv[1] == "replay":
+        replay(sys.argv[2:])
+        return 0
+    parser = argparse.ArgumentParser()
+    parser.add_argument("all")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    asked = parser.parse_args()
+    names = asked.targets or list(TARGETS)
+    with ThreadPoolExecutor(2) as pool:
+        figures = list(pool.map(lambda name: fuzz(name, asked.seconds), names))
+    print(f"{'target':12} {'executions':>12} {'per second':>11} {'corpus':>7} {'finds':>6}")
+    for each in figures:
+        rate = each.executions // max(1, each.seconds)
+        print(f"{each.name:12} {each.executions:12,} {rate:11,} {each.corpus:7,} {each.finds:6,}")
+    print(f"{'all':12} {sum(each.executions for each in figures):12,}")
+    for label, share in coverage(names).items():
+        print(f"branches of {label:28} {share:5.1f} %")
+    return 1 if any(each.finds for each in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
