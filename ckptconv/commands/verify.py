@@ -51,19 +51,20 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        """`proved`, `proved_with_losses` (all that is there is right, some of the source isn't there) or `differs`; of
-        a receipt, `intact` or `changed`."""
+        """`proved`, `proved_with_losses` (all that is there is right, some of the source isn't there), `differs`, or
+        `not_run` (the tensors are right, the forward pass could not run); of a receipt, `intact` or `changed`."""
         if self.proof is None:
             return "intact" if all(each.status == "same" for each in self.files) else "changed"
-        ran_badly = self.forward is not None and self.forward.passed is not True
-        if not self.proof.holds or self.config or ran_badly:
+        if not self.proof.holds or self.config or (self.forward and self.forward.passed is False):
             return "differs"
+        if self.forward and self.forward.passed is None:
+            return "not_run"
         return "proved" if self.proof.whole else "proved_with_losses"
 
     @property
     def good(self) -> bool:
         """Whether nothing is wrong."""
-        return self.verdict not in ("differs", "changed")
+        return self.verdict not in ("differs", "changed", "not_run")
 
 
 def verify(

@@ -17,7 +17,7 @@ from ckptconv.forward.quiet import quiet
 from ckptconv.forward.tensors import main_dtype
 from ckptconv.text import printable
 
-_TOLERANCES = {"F64": 1e-4, "F32": 1e-4, "F16": 2e-2, "BF16": 1e-1}
+_TOLERANCES = {"F64": 2e-5, "F32": 2e-5, "F16": 2e-2, "BF16": 1e-1}
 _NEW_TOKENS = 20
 _DECODED = 6
 # family → (module, function) that runs it, by whether the layout is transformers'

@@ -21,6 +21,7 @@ _VERDICTS = {
     "proved": ("proved: nothing was lost", "bold green"),
     "proved_with_losses": ("proved: all that DST has is right; of SRC, it lacks what is told above", "bold green"),
     "differs": ("not proved: DST isn't what SRC becomes", "bold red"),
+    "not_run": ("not proved: the tensors are right, but the forward pass could not run", "bold yellow"),
     "intact": ("intact: every file is as it was written", "bold green"),
     "changed": ("changed: convert it again, or copy it again", "bold red"),
 }
@@ -116,6 +117,8 @@ def _forward(found: Forward) -> Iterator[RenderableType]:
         lines.append((Text("greedy"), f"{same}/{total}", Text("sentences are decoded alike", "dim")))
     if lines:
         yield rows(lines, "whole", "right", "left")
+    for note in found.notes:
+        yield Text(f"note: {printable(note, _LONG)}", "yellow")
     for reason in found.not_run:
         yield Text(f"not run: {printable(reason, _LONG)}", "yellow")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,10 +57,16 @@ def _forward(found: Forward) -> dict[str, Any]:
         "source_engine": found.source_engine,
         "target_engine": found.target_engine,
         "sentences": found.sentences,
-        "layers": [vars(layer) for layer in found.layers],
+        "layers": [{"name": each.name, "max_abs": _number(each.max_abs), "scale": each.scale} for each in found.layers],
         "top1": found.top1,
         "greedy": {"same": found.greedy[0], "of": found.greedy[1]} if found.greedy else None,
         "tolerance": found.tolerance,
         "not_run": list(found.not_run),
+        "notes": list(found.notes),
         "passed": found.passed,
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if isfinite(value) else None

@@ -30,7 +30,7 @@ from ckptconv.text import printable
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _CELL = re.compile(r"(?P<template>[^\s\[\]^]+)(?:\[(?P<part>\d+)/(?P<parts>\d+)\])?(?P<transposed>\^T)?")
 _SHAPE = re.compile(r"(?!\d{10})[a-z0-9_]+(?:,(?!\d{10})[a-z0-9_]+)*(?:\?!?[a-z_]+)?")
-_MAX_BYTES, _MAX_KEYS = 1_000_000, 100_000
+_MAX_BYTES, _MAX_KEYS, _MAX_LAYOUTS = 1_000_000, 100_000, 100
 
 
 def parse(text: str, path: Path) -> Table:
@@ -83,6 +83,7 @@ def _layout(draft: Draft, words: list[str], line: int) -> None:
     _, name, container, entry = words
     expect(container in ("safetensors", "torch"), f"unknown container `{printable(container)}`")
     expect(name not in [layout.name for layout in draft.layouts], f"the layout `{name}` stands twice")
+    expect(len(draft.layouts) < _MAX_LAYOUTS, f"more than {_MAX_LAYOUTS} layouts")
     expect(
         not draft.rows and not draft.fields, "`layout` lines come before all rows and fields, which have their columns"
     )

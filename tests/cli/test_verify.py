@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,25 @@ def test_an_output_is_verified_wherever_it_is_moved(tmp_path: Path):
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         shutil.move(tmp_path / name, tmp_path / "elsewhere" / name)
     assert invoke(tmp_path / "elsewhere" / "out.safetensors")[0] == 0
+
+
+def test_a_forward_pass_that_could_not_run_is_no_proof(hf_copy: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "fairseq", None)
+    code, out, _ = invoke(FINETUNED, hf_copy, "--forward")
+    assert code == 1
+    assert "not run: the source half could not run" in " ".join(out.split())
+    assert out.splitlines()[-1].startswith("not proved: the tensors are right")
+    document = json.loads(invoke(FINETUNED, hf_copy, "--forward", "--json")[1])
+    assert (document["verdict"], document["forward"]["passed"]) == ("not_run", None)
+    assert document["tensors"]["differ"] == 0
+
+
+def test_a_forward_pass_in_both_engines(hf_copy: Path):
+    pytest.importorskip("fairseq")
+    document = json.loads(invoke(FINETUNED, hf_copy, "--forward", "--json")[1])
+    found = document["forward"]
+    assert (document["verdict"], found["passed"], found["top1"]) == ("proved", True, 1.0)
+    assert found["source_engine"].startswith("fairseq")
+    assert found["target_engine"].startswith("transformers")
+    assert found["greedy"]["same"] == found["greedy"]["of"] > 0
+    assert max(each["max_abs"] for each in found["layers"]) < 1e-5
