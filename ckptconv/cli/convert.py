@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ckptconv.cli.options import ALLOW_UNKNOWN, PATH, Setting, Size
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH, Names, Setting, Size
 
 
 @click.command()
@@ -35,6 +35,7 @@ from ckptconv.cli.options import ALLOW_UNKNOWN, PATH, Setting, Size
 @click.option("--head", metavar="NAME", help="Which head, where DST holds one: its name, lm_head, or none.")
 @click.option("--labels", type=PATH, help="The classes' names: one per line, fairseq's label dictionary, or JSON.")
 @click.option("--create", multiple=True, metavar="NAME", help="Make up what SRC lacks, zeros: pooler.")
+@click.option("--languages", type=Names(), default=(), metavar="A,B…", help="Keep the adapters of these only (X-MOD).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and where each config field comes from; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--receipt/--no-receipt", default=True, help="Leave a conversion.json with SHA-256 of all files.")

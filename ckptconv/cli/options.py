@@ -50,3 +50,18 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
             return name, json.loads(text)
         except ValueError:
             return name, text
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """`en_XX,de_DE`: names between commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, each once. Fails where there is none."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(filter(None, value.split(","))))
+        if not names:
+            self.fail(f"{value!r}; expected names between commas, for instance en_XX,de_DE", param, ctx)
+        return names

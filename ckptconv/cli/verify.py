@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckptconv.cli.options import PATH
+from ckptconv.cli.options import ALLOW_UNKNOWN, PATH
 
 
 @click.command()
@@ -14,8 +14,11 @@ from ckptconv.cli.options import PATH
 @click.argument("output", metavar="[DST]", type=PATH, required=False)
 @click.option("--forward", is_flag=True, help="Run both models too, in fairseq and in transformers, on the same ids.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")
+@ALLOW_UNKNOWN
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def verify(source: Path, output: Path | None, forward: bool, table: Path | None, as_json: bool) -> None:
+def verify(
+    source: Path, output: Path | None, forward: bool, table: Path | None, allow_unknown: bool, as_json: bool
+) -> None:
     """Prove that DST holds what SRC holds: every tensor, read on both sides, whatever tool wrote DST.
 
     Without DST, SRC is the output of a conversion, and its files are held against their receipt (conversion.json).
@@ -31,7 +34,7 @@ def verify(source: Path, output: Path | None, forward: bool, table: Path | None,
     from ckptconv.commands.verify import verify as prove
 
     with progress_bar(show=output is not None) as advance:
-        report = prove(source, output, forward, table, advance)
+        report = prove(source, output, forward, table, advance, allow_unknown)
     if as_json:
         from ckptconv.report.as_json import dumps
         from ckptconv.report.verification_json import verification

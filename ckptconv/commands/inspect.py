@@ -123,7 +123,8 @@ def inspect(
     table: a mapping table of one's own. match: a pattern as in a shell (`*.fc1.*`), for the keys to look at. sort: the
     tensors by `key` (numbers in order), by `size` or `shape` (the largest first); None: as in the file. stats: with
     statistics of the values. config: with the config. progress(bytes read, bytes in all) is called as the statistics
-    go on. allow_unknown: as for `open_checkpoint`. Raises a CkptconvError when the checkpoint can't be opened or read, and WrongUse for another `sort`.
+    go on. allow_unknown: as for `open_checkpoint`.
+    Raises a CkptconvError when the checkpoint can't be opened or read, and WrongUse for another `sort`.
     """
     if sort is not None and sort not in SORTS:
         raise WrongUse(f"sort {sort!r}; expected one of {', '.join(SORTS)}.")

@@ -53,8 +53,8 @@ def validate(
     """Check a checkpoint against its own config and vocabulary, and against what the task needs.
 
     against: a layout, an HF model directory or config.json, or another checkpoint, as `audit` takes them.
-    progress(bytes read, bytes in all) is called as the values are read. allow_unknown: as for `open_checkpoint`. Raises a CkptconvError for files that can't be
-    read, WrongUse for options that contradict each other.
+    progress(bytes read, bytes in all) is called as the values are read. allow_unknown: as for `open_checkpoint`.
+    Raises a CkptconvError for files that can't be read, WrongUse for options that contradict each other.
     """
     if num_labels is not None and labels_file is not None:
         raise WrongUse("--num-labels and --labels both say how many classes there are; expected one of them.")

@@ -73,20 +73,21 @@ def verify(
     forward: bool = False,
     table: Path | None = None,
     progress: Progress = lambda done, total: None,
+    allow_unknown: bool = False,
 ) -> Verification:
     """Prove that `output` holds what `source` holds, whatever tool wrote it; without `output`, that the files of
     `source`, which `convert` wrote, are as they were written.
 
     forward: run both models too, on the same batches. progress(bytes compared, bytes in all) is called as it goes on.
-    Raises a CkptconvError for files that can't be read, DoesNotFit for two models that have nothing to do with each
-    other.
+    allow_unknown: as for `open_checkpoint`. Raises a CkptconvError for files that can't be read, DoesNotFit for two
+    models that have nothing to do with each other.
     """
     if output is None:
         if forward:
             raise WrongUse("--forward compares two models; expected SRC and DST.")
         return Verification(str(source), None, files=receipts.check(Path(source)))
     known = (read_table(table),) if table else tables()
-    before, after = (_opened(path, known) for path in (Path(source), Path(output)))
+    before, after = (_opened(path, known, allow_unknown) for path in (Path(source), Path(output)))
     with Reader(before.checkpoint, after.checkpoint) as reader:
         for side in (before, after):
             check_growth(side.checkpoint, set(side.tensors.values()))
@@ -112,8 +113,8 @@ class _Opened:
         return entries[self.found.entry if self.found else max(entries, key=lambda name: len(entries[name]))]
 
 
-def _opened(path: Path, known: tuple[Table, ...]) -> _Opened:
-    checkpoint = open_checkpoint(path)
+def _opened(path: Path, known: tuple[Table, ...], allow_unknown: bool) -> _Opened:
+    checkpoint = open_checkpoint(path, allow_unknown)
     require_state_dict(checkpoint)
     return _Opened(checkpoint, detect(checkpoint, known).fit)
 

@@ -19,6 +19,7 @@ _JSON_LIMIT, _VALUES_LIMIT = 16_000_000, 200_000  # bytes, values
 # Entries that say how a model was trained: fairseq's cfg and args, XLM's params, Lightning's hyper_parameters …
 _CONFIGS = ("cfg", "args", "config", "params", "hparams", "hyper_parameters")
 _DEEPEST = 100
+_SHOWN = 20_000  # values of one config; fairseq's have 500
 _LONGEST = 2000  # letters of a field's path: what nests long names would be long for every field in it
 
 
@@ -58,7 +59,9 @@ def config_beside(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 def settings(checkpoint: Checkpoint, document: Mapping[str, Any]) -> Iterator[Setting]:
     """Every field of the config.json and of the entries that are configs."""
-    documents = {name: plain(checkpoint.other[name]) for name in _CONFIGS if checkpoint.other.get(name) is not None}
+    documents = {
+        name: plain(checkpoint.other[name], _SHOWN) for name in _CONFIGS if checkpoint.other.get(name) is not None
+    }
     for name, value in {"config.json": document, **documents}.items():
         yield from (Setting(name, field, leaf) for field, leaf in _leaves("", value))
 

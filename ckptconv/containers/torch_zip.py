@@ -1,6 +1,12 @@
-"""Reads what torch.save writes since torch 1.6: a zip with `<root>/data.pkl` and one record per storage."""
+"""Reads what torch.save writes since torch 1.6: a zip with `<root>/data.pkl` and one record per storage.
+
+`open_archive` and `unpickle` serve TorchScript archives as well.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint, Storage
 from ckptconv.containers.files import Source
@@ -16,16 +22,38 @@ from ckptconv.text import printable
 _NO_CHECKSUM = "was saved without checksums (torch.serialization.set_crc32_options), so its bytes can't be verified"
 
 
-def open_torch_zip(source: Source, reading: Reading) -> Checkpoint:
-    """The checkpoint in a torch zip. Raises NotACheckpoint for another zip, Damaged, Unsafe or Unsupported."""
+class Archive(NamedTuple):
+    """One of torch's zips. root: the folder that all records lie in, with its slash, or "". swap: big-endian."""
+
+    source: Source
+    records: Mapping[str, Record]
+    root: str
+    swap: bool
+
+    @property
+    def is_script(self) -> bool:
+        """Whether torch.jit.save wrote it: there is code in it."""
+        code = f"{self.root}code/"
+        return f"{self.root}constants.pkl" in self.records or any(name.startswith(code) for name in self.records)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth telling about the zip itself."""
+        return (_NO_CHECKSUM,) if any(record.crc32 is None for record in self.records.values()) else ()
+
+
+def open_archive(source: Source) -> Archive:
+    """The zip's directory. Raises NotACheckpoint for another zip, or Damaged."""
     records = read_directory(source)
     root = _find_root(source, records)
-    swap = _is_big_endian(source, records.get(f"{root}byteorder"))
-    pickle = _unpickle(source, records, root, swap, reading)
-    if pickle.end != records[f"{root}data.pkl"].nbytes:
-        raise Damaged(f"{source.where} is damaged: bytes follow the end of its pickle", source.path)
+    return Archive(source, records, root, _is_big_endian(source, records.get(f"{root}byteorder")))
+
+
+def open_torch_zip(archive: Archive, reading: Reading) -> Checkpoint:
+    """The checkpoint that torch.save wrote. Raises Damaged, Unsafe or Unsupported."""
+    source = archive.source
+    pickle = unpickle(archive, "data", reading)
     entries, other = split(pickle.root, source.path, reading)
-    unverified = any(record.crc32 is None for record in records.values())
     return Checkpoint(
         path=source.path,
         container="torch zip",
@@ -33,7 +61,7 @@ def open_torch_zip(source: Source, reading: Reading) -> Checkpoint:
         entries=entries,
         other=other,
         globals=tuple(name.full for name in pickle.globals),
-        notes=third_party_note(pickle.globals) + ((_NO_CHECKSUM,) if unverified else ()),
+        notes=third_party_note(pickle.globals) + archive.notes,
         stamps={source.path: source.stamp},
     )
 
@@ -41,6 +69,12 @@ def open_torch_zip(source: Source, reading: Reading) -> Checkpoint:
 def _find_root(source: Source, records: dict[str, Record]) -> str:
     """`archive/`, from the one record archive/data.pkl."""
     pickles = [name for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
+    if not pickles and any(name.endswith("/model.json") for name in records):
+        raise Unsupported(
+            f"{source.where} is not supported: it is a TorchScript archive of torch 1.3 or older: "
+            "read it with torch.jit.load and write its state_dict() with torch.save",
+            source.path,
+        )
     if not pickles:
         raise NotACheckpoint(f"{source.where} is a zip file, but not one of torch's: it has no data.pkl", source.path)
     if len(pickles) > 1:
@@ -51,12 +85,6 @@ def _find_root(source: Source, records: dict[str, Record]) -> str:
     if outside is not None:
         raise Damaged(
             f"{source.where} is damaged: its record {printable(outside)} lies outside of {printable(root)}", source.path
-        )
-    if f"{root}constants.pkl" in records or any(name.startswith(f"{root}code/") for name in records):
-        raise Unsupported(
-            f"{source.where} is a TorchScript archive, which ckptconv can't read yet: "
-            "save the model's state_dict() with torch.save instead",
-            source.path,
         )
     return root
 
@@ -70,10 +98,12 @@ def _is_big_endian(source: Source, record: Record | None) -> bool:
     return order == b"big"
 
 
-def _unpickle(source: Source, records: dict[str, Record], root: str, swap: bool, reading: Reading) -> Pickle:
+def unpickle(archive: Archive, name: str, reading: Reading) -> Pickle:
+    """The pickle `<name>.pkl`, whose storages are the records under `<name>/`. Raises Damaged, Unsafe or Unsupported."""
+    source, records, root, swap = archive
     known: dict[str, Storage] = {}
     kinds: dict[str, StorageId] = {}
-    folder = f"{root}data/"
+    folder = f"{root}{name}/"
     storages = {name.removeprefix(folder): record for name, record in records.items() if name.startswith(folder)}
 
     def persist(pid: Node) -> StorageRef:
@@ -94,7 +124,10 @@ def _unpickle(source: Source, records: dict[str, Record], root: str, swap: bool,
             known[named.key] = Storage(source.path, record.start, record.nbytes, record.crc32, swap, packed)
         return StorageRef(named.kind, named.key, named.location, named.dtype, known[named.key])
 
-    data = read_record(source, records[f"{root}data.pkl"], PICKLE_LIMIT)
+    record = records[f"{root}{name}.pkl"]
+    data = read_record(source, record, PICKLE_LIMIT)
     pickle = read_pickle(data, source.where, persist, REBUILD, reading=reading)
     reading.memory -= pickle.memory
+    if pickle.end != record.nbytes:
+        raise Damaged(f"{source.where} is damaged: bytes follow the end of its pickle", source.path)
     return pickle

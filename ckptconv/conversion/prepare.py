@@ -32,6 +32,7 @@ from ckptconv.plan import (
     resized_dims,
     respelled,
     same_plan,
+    select,
     ties,
 )
 from ckptconv.tables.catalog import layout_named, tables
@@ -52,6 +53,7 @@ _MEANINGLESS_WITH_SAME = {
     "head": "head",
     "labels": "labels",
     "create": "create",
+    "languages": "languages",
 }
 _DTYPES = {"keep": None, "fp32": BY_NAME["F32"], "fp16": BY_NAME["F16"], "bf16": BY_NAME["BF16"]}
 
@@ -66,7 +68,7 @@ class Options:
     set: config fields that no tensor shows, by any layout's name for them. head: which head, where a target holds one:
     its name, `lm_head` or `none`. labels: a file with the names of a classification head's classes. create: options of
     the table to make up, such as `pooler`. allow_unknown: as for `open_checkpoint`.
-    receipt: leave a conversion.json (`ckptconv.receipts`).
+    languages: those whose adapters are kept, () for all. receipt: leave a conversion.json (`ckptconv.receipts`).
     """
 
     to: str
@@ -84,6 +86,7 @@ class Options:
     labels: Path | None = None
     create: tuple[str, ...] = ()
     allow_unknown: bool = False
+    languages: tuple[str, ...] = ()
     receipt: bool = True
 
     def __post_init__(self) -> None:
@@ -220,6 +223,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
         facts = read_facts(fit, state_dict, reader)
     _require_droppable(checkpoint, fit, refused_drops(fit, facts))
     chosen = choose(fit, target, options.head, options.create)
+    chosen = select(fit, chosen, {"languages": options.languages} if options.languages else {})
     chosen = replace(chosen, dims=resized_dims(chosen.dims, rows))
     dtypes = {key: tensor.dtype for key, tensor in state_dict.items()}
     plan = make_plan(fit, target, facts, chosen, dtypes, _DTYPES[options.dtype])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
 from ckptconv.errors import DoesNotFit, WrongUse
 from ckptconv.tables.expand import Dims, names_of, row_names
@@ -19,11 +20,13 @@ class Chosen:
     """The target's dims, options and names.
 
     left: options of the source whose rows are left behind. reasons: option → why (all of) its rows are.
+    deselected: (placeholder, name) → why the rows of that name are left behind.
     """
 
     dims: Dims
     left: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    deselected: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def choose(fit: Fit, target: str, head: str | None = None, create: tuple[str, ...] = ()) -> Chosen:
@@ -48,6 +51,31 @@ def choose(fit: Fit, target: str, head: str | None = None, create: tuple[str, ..
     why = f"{fit.table.family}/{target} gets " + (f"the head {name or kept[0]}" if kept else "no head")
     others = " (--head chooses another)" if head is None else " (--head)"
     return Chosen(dims, tuple(left), dict.fromkeys([*left, *kept], why + others))
+
+
+def select(fit: Fit, chosen: Chosen, wanted: Mapping[str, tuple[str, ...]]) -> Chosen:
+    """The choice, with only the wanted names of what a `select` line lets choose. wanted: option → names.
+
+    The model's own order stays. Raises WrongUse where the models of this family have nothing of the kind, DoesNotFit
+    for a name that this one lacks.
+    """
+    for option, names in wanted.items():
+        line = next((each for each in fit.table.selects if each.option == option), None)
+        if line is None:
+            raise WrongUse(f"--{option}: the models of {fit.table.family} have none to choose from.")
+        there = names_of(fit.dims, line.placeholder)
+        unknown = [name for name in names if name not in there]
+        if unknown:
+            close = get_close_matches(unknown[0], there, 3) or there[:12]
+            more = f" … ({len(there)} in all)" if len(there) > len(close) else ""
+            raise DoesNotFit(
+                f"--{option} {printable(unknown[0])}: the model has no such one; expected some of "
+                f"{', '.join(map(printable, close))}{more}."
+            )
+        left = {(line.placeholder, name): f"{name} is not among --{option}" for name in there if name not in names}
+        dims = {**chosen.dims, **{f"{place}={name}": False for place, name in left}}
+        chosen = replace(chosen, dims=dims, deselected={**chosen.deselected, **left})
+    return chosen
 
 
 def _heads(table: Table) -> dict[str, str | None]:

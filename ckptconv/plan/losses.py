@@ -87,6 +87,9 @@ class _Reasons:
         found, _ = self._lines.find(key)
         if found:
             return found[0].reason
+        names = [why for place, why in self._chosen.deselected.items() if place in param.values]
+        if names:
+            return names[0]
         option = self._options[param.line]
         return self._chosen.reasons.get(option or "", "the target has no such key")
 

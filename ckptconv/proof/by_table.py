@@ -234,12 +234,20 @@ def _reason(source: Side, target: Side, param: Param, slot: Slot, kept: set[str]
     ties = [tie.keys for tie in source.fit.table.ties if tie.layout == source.fit.layout.name and slot.key in tie.keys]
     near = [key for keys in ties for key in keys if key in kept and key in source.tensors]
     twin = next((key for key in near if values.equal(source.tensors[slot.key], source.tensors[key])), None)
-    why = _line(source, param, slot)
+    why = _line(source, param, slot) or _name(source, target, param)
     if twin:
         return Dropped(slot.key, f"{why or 'the output has no such key'}; it equals {twin}, so nothing is lost", False)
     if why:
         return Dropped(slot.key, why, True)
     return Dropped(slot.key, f"{target.fit.name} lacks it, and no line of the table says why", True, False)
+
+
+def _name(source: Side, target: Side, param: Param) -> str:
+    """What the parameter is one of (its language), if a `select` line lets choose and the output hasn't chosen it."""
+    places = {line.placeholder for line in source.fit.table.selects}
+    kept = {value for other in target.fit.slots for value in other.values}
+    gone = [name for place, name in param.values if place in places and (place, name) not in kept]
+    return f"{gone[0]}, which was not selected" if gone else ""
 
 
 def _line(source: Side, param: Param, slot: Slot) -> str:

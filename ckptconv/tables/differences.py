@@ -21,6 +21,7 @@ from ckptconv.tables.model import (
     Known,
     Lacks,
     Resize,
+    Select,
     Spare,
     Spelling,
     Stranger,
@@ -32,6 +33,7 @@ Line = Callable[[Draft, list[str], int], None]
 
 
 def _tie(draft: Draft, words: list[str], line: int) -> None:
+    expect(len(words) >= 4, "expected `tie LAYOUT KEY KEY… [if NAME]`")
     keys, only = (words[2:-2], words[-1]) if words[-2] == "if" else (words[2:], None)
     expect(len(keys) >= 2, "expected `tie LAYOUT KEY KEY… [if NAME]`")
     draft.ties += [Tie(line, layout, tuple(keys), only) for layout in layouts_named(draft, words[1])]
@@ -92,6 +94,11 @@ def _lacks(draft: Draft, words: list[str], line: int) -> None:
 def _heads(draft: Draft, words: list[str], line: int) -> None:
     expect(len(words) >= 3, "expected `heads LAYOUT OPTION…`")
     draft.heads.append(Heads(line, layout_named(draft, words[1]), tuple(words[2:])))
+
+
+def _select(draft: Draft, words: list[str], line: int) -> None:
+    expect(len(words) == 3, "expected `select OPTION PLACEHOLDER`")
+    draft.selects.append(Select(line, words[1], words[2]))
 
 
 def _fold(draft: Draft, words: list[str], line: int) -> None:
@@ -168,6 +175,7 @@ DIFFERENCES: dict[str, Line] = {
     "has": _has,
     "lacks": _lacks,
     "heads": _heads,
+    "select": _select,
     "fold": _fold,
     "default": _default,
     "spelling": _spelling,

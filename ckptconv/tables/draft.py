@@ -23,6 +23,7 @@ from ckptconv.tables.model import (
     Let,
     Resize,
     Row,
+    Select,
     Spare,
     Spelling,
     Stranger,
@@ -55,6 +56,7 @@ class Draft:
     has: list[Has] = field(default_factory=list)
     lacks: list[Lacks] = field(default_factory=list)
     heads: list[Heads] = field(default_factory=list)
+    selects: list[Select] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
     defaults: list[Default] = field(default_factory=list)
     spellings: list[Spelling] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Draft:
             has=tuple(self.has),
             lacks=tuple(self.lacks),
             heads=tuple(self.heads),
+            selects=tuple(self.selects),
             folds=tuple(self.folds),
             defaults=tuple(self.defaults),
             spellings=tuple(self.spellings),

@@ -63,6 +63,11 @@ def names_of(dims: Dims, placeholder: str) -> tuple[str, ...]:
     return tuple(name.removeprefix(start) for name, there in dims.items() if there and name.startswith(start))
 
 
+def name_lists(lets: Mapping[str, Let], dims: Dims) -> dict[str, list[str]]:
+    """What every name placeholder stands for, as expressions see it: `lang` is `["en_XX", "de_DE"]`."""
+    return {name: list(names_of(dims, name)) for name, let in lets.items() if isinstance(let, Name)}
+
+
 def active(option: str | None, dims: Dims) -> bool:
     """Whether the rows of the option (`name`, `!name`, or None: always) are there at these dims."""
     return option is None or bool(dims.get(option.removeprefix("!"))) != option.startswith("!")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
+from ckptconv.tables.expand import name_lists
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.model import Field, FieldName, Table
 from ckptconv.text import printable
@@ -88,6 +89,12 @@ def resolve(sides: Sides) -> Resolved:
     unused = set(sides.overrides) - {name for field in sides.table.fields for name in _aliases(field)}
     if unused:
         raise KeyError(sorted(unused)[0])
+    lets = sides.table.lets
+    sides = replace(
+        sides,
+        before={**name_lists(lets, sides.before), **sides.before},
+        after={**name_lists(lets, sides.after), **sides.after},
+    )
     values: list[FieldValue] = []
     wrong: list[Contradiction] = []
     denied: list[str] = []
@@ -223,6 +230,8 @@ def _unfixed(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]
 def _value(sides: Sides, field: Field, said: Any, where: str) -> tuple[Any, str]:
     case = next((value for condition, value in field.cases if evaluate(condition, sides.after)), None)
     value = parse_value(field.value if case is None else case, sides.after)
+    if isinstance(value, list) and isinstance(said, list):  # names, whose order the config alone knows
+        return [name for name in said if name in value], "tensors"
     if field.kind in ("tensors", "tied"):
         return value, "tensors"
     if said is not _UNSAID:
@@ -266,11 +275,16 @@ def _contradiction(sides: Sides, field: Field, said: Any, where: str) -> Iterato
     names = sides.after if where.startswith("--set") else sides.before
     case = next((value for condition, value in field.cases if evaluate(condition, names)), None)
     seen = parse_value(field.value if case is None else case, names)
-    agrees = bool(said) == seen if isinstance(seen, bool) else said == seen
+    agrees = bool(said) == seen if isinstance(seen, bool) else said == seen or _same_names(said, seen)
     if agrees or (field.kind == "tied" and not said):
         return
     what = f"expected {seen}" if field.kind == "must" else f"but the tensors say {field.value} = {seen}"
     yield f"{where} = {printable(repr(said))}, {what} ({sides.table.where(field.line)})"
+
+
+def _same_names(said: Any, seen: Any) -> bool:
+    """Whether two lists have the same names: a safetensors file has its keys, and so the names, by the alphabet."""
+    return isinstance(said, list) and isinstance(seen, list) and sorted(map(str, said)) == sorted(map(str, seen))
 
 
 def _untied_claim(sides: Sides, field: Field, said: Any, where: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from ckptconv.tables.expand import Dims, Slot, active, expand, placeholders, templates, written_out
+from ckptconv.tables.expand import Dims, Slot, active, expand, name_lists, placeholders, templates, written_out
 from ckptconv.tables.expressions import names_in
 from ckptconv.tables.fields import COMPUTED, parse_value
 from ckptconv.tables.fit import tensor_shape
@@ -214,6 +214,11 @@ def _lines(table: Table) -> Iterator[Finding]:
         for key in (fold.key, fold.into):
             if key not in keys[fold.layout]:
                 yield Finding(fold.line, f"{fold.layout} has no row {key}")
+    for select in table.selects:
+        if not isinstance(table.lets.get(select.placeholder), Name):
+            yield Finding(
+                select.line, f"`{select.placeholder}` is no name placeholder (`let {select.placeholder} * …`)"
+            )
     named = [(line.line, line.option) for line in table.has]
     named += [(line.line, line.option) for line in table.lacks]
     named += [(line.line, option) for line in table.heads for option in line.options]
@@ -269,6 +274,7 @@ def _fields(table: Table) -> Iterator[Finding]:
         **sample_dims(table),
         **{equal.name: True for equal in table.equals},
         **dict.fromkeys(COMPUTED, ""),
+        **name_lists(table.lets, sample_dims(table)),
     }
     ties = frozenset(equal.name for equal in table.equals)
     for field in table.fields:

@@ -153,6 +153,15 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Select:
+    """`select OPTION PLACEHOLDER`: the option `--OPTION` chooses some of what the name placeholder stands for."""
+
+    line: int
+    option: str
+    placeholder: str
+
+
+@dataclass(frozen=True)
 class Fold:
     """`fold LAYOUT KEY INTO`: for targets that lack KEY, its first row is added to every row of INTO."""
 
@@ -300,6 +309,7 @@ class Table:
     has: tuple[Has, ...]
     lacks: tuple[Lacks, ...]
     heads: tuple[Heads, ...]
+    selects: tuple[Select, ...]
     folds: tuple[Fold, ...]
     defaults: tuple[Default, ...]
     spellings: tuple[Spelling, ...]

@@ -141,7 +141,7 @@ def _child(job: dict[str, Any], out: str, err: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+            os.fdopen(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
         GUARD.arm([job["cwd"], *job["files"]])
         before = set(sys.modules)

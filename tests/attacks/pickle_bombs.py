@@ -235,7 +235,7 @@ def _resources() -> Iterator[Case]:
 
 def _read(what: str, wrong: str, pickle: bytes | Callable[[], bytes], **more: str) -> Case:
     """What looks like a bomb and is bounded: it is read, quickly."""
-    build = lambda: torch_zip(pickle if isinstance(pickle, bytes) else pickle(), deflated=True)  # noqa: E731
+    build = lambda: torch_zip(pickle if isinstance(pickle, bytes) else pickle())  # noqa: E731
     return Case(f"pickle-bombs/{what}", wrong, "read", holding(build), **more)
 
 

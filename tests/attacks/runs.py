@@ -52,7 +52,8 @@ class Runner:
     def run(self, argv: tuple[str, ...], cwd: Path, files: list[Path], **more: Any) -> Ended:
         """One command in the folder `cwd`, where it may write; it may read `files` and nothing else."""
         told = {"argv": list(argv), "cwd": str(cwd), "files": list(map(str, files)), "logs": str(self.logs)}
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         print(json.dumps({"seconds": SECONDS, **told, **more}), file=self.process.stdin, flush=True)
         result = json.loads(self.process.stdout.readline())
         out, err = ((self.logs / name).read_bytes().decode("utf-8", "backslashreplace") for name in ("out", "err"))
@@ -61,7 +62,8 @@ class Runner:
 
     def close(self) -> None:
         """Ends the child."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.wait(10)
         self.process.stdout.close()
