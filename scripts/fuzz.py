@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".fuzz"
 COVERED = ("ckptconv/tables", "ckptconv/plan")
 READERS = (
-    "checkpoint files gather inert oddities open plain policy producer read reading rebuild safetensors settings sharded "
-    "statedicts strictjson torch_legacy torch_zip zipdir pickles/*"
+    "checkpoint files gather inert oddities open plain policy producer read reading rebuild safetensors settings "
+    "sharded statedicts strictjson torch_legacy torch_zip zipdir pickles/*"
 )
 _SMALL = 1 << 22
 _LONGEST = 1 << 14

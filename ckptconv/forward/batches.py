@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 BOS, PAD, EOS = 0, 1, 2
 SPECIAL = 4  # <s>, <pad>, </s>, <unk>
@@ -15,12 +16,14 @@ LONGEST = 40  # tokens; together few enough that logits over 250,000 ids take li
 class Batch:
     """Sentences that run together. rows: their ids, without padding. left: padded on the left.
 
-    targets: what a decoder is given for each, padded on the right; () for encoders.
+    targets: what a decoder is given for each, padded on the right; () for encoders. languages: whose adapter each row
+    goes through; () for models without any.
     """
 
     rows: tuple[tuple[int, ...], ...]
     left: bool = False
     targets: tuple[tuple[int, ...], ...] = ()
+    languages: tuple[str, ...] = ()
 
     @property
     def first_is_a_token(self) -> bool:
@@ -42,6 +45,17 @@ def batches(source: range, target: range | None, longest: int, longest_target: i
         targets = tuple(_prefix(rng, target, min(5 + 2 * at, longest_target)) for at in range(len(rows)) if target)
         made.append(Batch(rows, left, targets))
     return tuple(made)
+
+
+def in_languages(made: Sequence[Batch], languages: Sequence[str]) -> tuple[Batch, ...]:
+    """The batches with a language for each row, so often that every language occurs; as they are without any."""
+    if not languages:
+        return tuple(made)
+    rounds = -(-len(languages) // sum(len(batch.rows) for batch in made))
+    endless = cycle(languages)
+    return tuple(
+        replace(batch, languages=tuple(islice(endless, len(batch.rows)))) for _ in range(rounds) for batch in made
+    )
 
 
 def padded(rows: Sequence[Sequence[int]], left: bool) -> list[list[int]]:

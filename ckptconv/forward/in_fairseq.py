@@ -22,6 +22,7 @@ from ckptconv.forward.decode import behind
 from ckptconv.forward.model import Decoded, Engine, Subject
 from ckptconv.forward.quiet import only, same_path
 from ckptconv.forward.tensors import kept, read
+from ckptconv.tables.expand import names_of
 
 _PLUGIN = Path(ckptconv.__path__[0]) / "fairseq_plugin"
 _SIDES = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads", "normalize_before", "learned_pos")
@@ -30,6 +31,7 @@ _ARGS = frozenset(
     + ["activation_fn", "layernorm_embedding", "no_scale_embedding", "no_token_positional_embeddings"]
     + ["max_positions", "tokens_per_sample", "max_source_positions", "max_target_positions"]
     + ["share_all_embeddings", "share_decoder_input_output_embed", "no_cross_attention", "cross_self_attention"]
+    + ["adapter_layer_norm", "adapter_reuse_layer_norm", "ln_before_adapter", "bottleneck"]
     + ["untie_weights_roberta", "pooler_activation_fn", "spectral_norm_classification_head", "no_decoder_final_norm"]
 )
 
@@ -37,13 +39,29 @@ _ARGS = frozenset(
 def roberta(subject: Subject, config: Config, rows: int) -> Engine:
     """XLM-R of any generation as fairseq's RobertaModel (fairseq/models/roberta/model.py). rows: of the logits that
     are kept. Raises whatever fairseq raises."""
-    import torch
     from fairseq.models.roberta import RobertaModel
 
+    inner = "model_fast." if subject.found.layout.name == "fairseq-infoxlm" else ""
+    return _encoder(RobertaModel, subject, Namespace(**_plain(config)), inner, rows)
+
+
+def xmod(subject: Subject, config: Config, rows: int) -> Engine:
+    """X-MOD as fairseq's XMODModel (fairseq/models/xmod/model.py). Raises whatever fairseq raises."""
+    from fairseq.models.xmod.model import XMODModel
+
+    languages = list(names_of(subject.found.dims, "lang"))
+    args = Namespace(**_plain(config), languages=languages, adapter_modules=True, ffn_modules=False)
+    return _encoder(XMODModel, subject, args, "", rows)
+
+
+def _encoder(kind: Any, subject: Subject, args: Namespace, inner: str, rows: int) -> Engine:
+    """A RobertaModel or one of its kin. inner: what the keys of the part that is run begin with."""
+    import torch
+
+    args.load_checkpoint_heads = True
+    state = read(subject, kept(subject, inner))
     vocab = subject.found.sizes["vocab"]
-    args = Namespace(**_plain(config), load_checkpoint_heads=True)
-    state = read(subject, kept(subject, "model_fast." if subject.found.layout.name == "fairseq-infoxlm" else ""))
-    model = RobertaModel.build_model(args, SimpleNamespace(source_dictionary=_dictionary(vocab)))
+    model = kind.build_model(args, SimpleNamespace(source_dictionary=_dictionary(vocab)))
     model.load_state_dict(state, strict=True)
     model.float().eval()
     heads = getattr(model, "classification_heads", {})
@@ -51,7 +69,8 @@ def roberta(subject: Subject, config: Config, rows: int) -> Engine:
     def run(batch: Batch) -> dict[str, Any]:
         ids = torch.tensor(padded(batch.rows, batch.left))
         there = ids.ne(PAD)
-        features, extra = model(ids, features_only=True, return_all_hiddens=True)
+        spoken = {"lang_id": list(batch.languages)} if batch.languages else {}
+        features, extra = model(ids, features_only=True, return_all_hiddens=True, **spoken)
         states = [state.transpose(0, 1) for state in extra["inner_states"][:-1]] + [features]
         found = {name: state[there] for name, state in named(states)}
         found["logits"] = model.encoder.output_layer(features[there])[:, :rows].clone()

@@ -34,12 +34,21 @@ _SHOWN = 3
 def xlmr(subject: Subject, config: Config, rows: int) -> Engine:
     """XLM-R as one of transformers' XLMRoberta or XLMRobertaXL classes: that of the head that the tensors show. rows:
     of the logits that are kept. Raises DoesNotFit for missing keys, else whatever transformers raises."""
+    base = "XLMRobertaXL" if subject.found.dims.get("prenorm") else "XLMRoberta"
+    return _encoder(base, subject, config, rows)
+
+
+def xmod(subject: Subject, config: Config, rows: int) -> Engine:
+    """X-MOD as one of transformers' Xmod classes. Raises as `xlmr`."""
+    return _encoder("Xmod", subject, config, rows)
+
+
+def _encoder(base: str, subject: Subject, config: Config, rows: int) -> Engine:
     import torch
     import transformers
 
     dims = subject.found.dims
     head = next((option for option in _CLASSES if dims.get(option)), None)
-    base = "XLMRobertaXL" if dims.get("prenorm") else "XLMRoberta"
     kind = getattr(transformers, f"{base}{_CLASSES[head] if head else 'Model'}")
     labels = {"sequence_classification": "labels", "token_classification": "tags"}.get(head or "")
     own = {"num_labels": dims[labels]} if labels and not config.fields.get("id2label") else {}
@@ -49,7 +58,13 @@ def xlmr(subject: Subject, config: Config, rows: int) -> Engine:
     def run(batch: Batch) -> dict[str, Any]:
         ids = torch.tensor(padded(batch.rows, batch.left))
         there = ids.ne(PAD)
-        found = model(input_ids=ids, attention_mask=there.long(), output_hidden_states=True, return_dict=True)
+        found = model(
+            input_ids=ids,
+            attention_mask=there.long(),
+            output_hidden_states=True,
+            return_dict=True,
+            **_spoken(model, batch),
+        )
         values = {name: state[there] for name, state in named(found.hidden_states)}
         if head == "lm_head":
             values["logits"] = found.logits[there][:, :rows].clone()
@@ -64,6 +79,16 @@ def xlmr(subject: Subject, config: Config, rows: int) -> Engine:
         return values
 
     return Engine(_name(model), run)
+
+
+def _spoken(model: Any, batch: Batch) -> dict[str, Any]:
+    """X-MOD's lang_ids: places in the config's list (modeling_xmod.py: XmodOutput.lang_adapter)."""
+    import torch
+
+    if not batch.languages:
+        return {}
+    listed = list(model.config.languages)
+    return {"lang_ids": torch.tensor([listed.index(language) for language in batch.languages])}
 
 
 def deltalm(subject: Subject, config: Config, rows: int) -> Engine:

@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import Any
 
 from ckptconv.errors import CkptconvError
-from ckptconv.forward.batches import LONGEST, SPECIAL, Batch, batches
+from ckptconv.forward.batches import LONGEST, SPECIAL, Batch, batches, in_languages
 from ckptconv.forward.compare import LOGITS, agreement, alike, layers
 from ckptconv.forward.config import config
 from ckptconv.forward.model import Forward, Outputs, Subject
 from ckptconv.forward.quiet import quiet
 from ckptconv.forward.tensors import main_dtype
+from ckptconv.tables.expand import names_of
 from ckptconv.text import printable
 
 _TOLERANCES = {"F64": 2e-5, "F32": 2e-5, "F16": 2e-2, "BF16": 1e-1}
@@ -22,10 +23,14 @@ _NEW_TOKENS = 20
 _DECODED = 6
 # family → (module, function) that runs it, by whether the layout is transformers'
 _FAIRSEQ, _HF = "in_fairseq", "in_transformers"
-_FAMILIES = {"xlmr": {False: "roberta", True: "xlmr"}, "deltalm": {False: "deltalm", True: "deltalm"}}
+_FAMILIES = {
+    "xlmr": {False: "roberta", True: "xlmr"},
+    "xmod": {False: "xmod", True: "xmod"},
+    "deltalm": {False: "deltalm", True: "deltalm"},
+}
 _NEEDED = {_FAIRSEQ: (("torch", "fairseq"), "fairseq"), _HF: (("torch", "transformers"), "hf")}
 # Dims in which two halves must agree, or they are two models. Rows of vocabularies and positions may be cut.
-_SAME = ("d", "layers", "ffn", "encoder_layers", "decoder_layers", "tgt_ffn", "prenorm")
+_SAME = ("d", "layers", "ffn", "encoder_layers", "decoder_layers", "tgt_ffn", "prenorm", "adapter")
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,9 @@ def _impossible(half: str, subject: Subject) -> list[str]:
     """Why a half can't run, as far as that is known before anything is read."""
     fit = subject.fit
     if fit is None:
-        return [_sentence(half, "its layout is not known; ckptconv runs xlmr and deltalm")]
+        return [_sentence(half, f"its layout is not known; ckptconv runs {', '.join(_FAMILIES)}")]
     if fit.table.family not in _FAMILIES:
-        return [_sentence(half, f"there is no engine for {fit.name}; xlmr and deltalm have some")]
+        return [_sentence(half, f"there is no engine for {fit.name}; {', '.join(_FAMILIES)} have some")]
     if not fit.exact:
         return [_sentence(half, f"not all of it fits {fit.name}; `ckptconv inspect --tensors` shows what doesn't")]
     names, extra = _NEEDED[_engine(subject)]
@@ -187,8 +192,16 @@ def _task(source: Subject, target: Subject) -> _Task:
         raise _NotRun("neither half was run: the positions are too few for a sentence")
     ids = range(SPECIAL, rows - appended)
     made = batches(ids, range(SPECIAL, target_rows) if decoder else None, longest, longest_target, not decoder)
+    made = in_languages(made, _languages(source, target))
     sentences = [row for batch in made for row in batch.rows if len(row) > 1][:_DECODED]
     return _Task(made, target_rows, tuple(sentences), longest_target)
+
+
+def _languages(source: Subject, target: Subject) -> list[str]:
+    """What a `select` line of the table lets choose, as far as both sides have it."""
+    places = [line.placeholder for line in source.found.table.selects]
+    theirs = {name for place in places for name in names_of(target.found.dims, place)}
+    return [name for place in places for name in names_of(source.found.dims, place) if name in theirs]
 
 
 def _least(dim: str, *subjects: Subject) -> int:

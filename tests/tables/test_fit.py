@@ -71,6 +71,20 @@ XLMR_LISTS: dict[str, tuple[str, int, str, set[str]]] = {
     "hf_xlmr_xl_ForMaskedLM.transformers-5.23.0.base": ("hf", 586, "XL", {"lm_head", "prenorm"}),
 }
 
+# File → layout, number of keys, dims, languages, and the options that are there.
+XMOD_LISTS: dict[str, tuple[str, int, dict[str, int], int, set[str]]] = {
+    "fairseq_xmod.base": ("fairseq", 4091, {"d": 768, "adapter": 384}, 81, {"lm_head"}),
+    "fairseq_xmod.large_prenorm": (
+        "fairseq", 8221, {"d": 1024, "adapter": 256}, 81, {"lm_head", "prenorm", "adapter_norm"}
+    ),
+    "fairseq_xmod.tiny": ("fairseq", 67, {"d": 32, "adapter": 16}, 3, {"lm_head"}),
+    "fairseq_xmod.tiny_prenorm": ("fairseq", 73, {"d": 32, "adapter": 8}, 3, {"lm_head", "prenorm", "adapter_norm"}),
+    "hf_xmod_base_ForMaskedLM.transformers-5.23.0.base": ("hf", 4090, {"d": 768, "adapter": 384}, 81, {"lm_head"}),
+    "hf_xmod_prenorm_ForMaskedLM.transformers-5.23.0.base": (
+        "hf", 8220, {"d": 1024, "adapter": 256}, 81, {"lm_head", "prenorm", "adapter_norm"}
+    ),
+}  # fmt: skip
+
 
 def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """A key list as the original code wrote it."""
@@ -105,6 +119,21 @@ def test_real_key_lists_of_xlmr_name_their_generation_size_and_heads(name: str):
     assert {option for option, there in best.dims.items() if there is True and "=" not in option} == options
     # XLM-Align's file without its projections is, key for key, one of fairseq 0.9.
     assert [other.name for other in others if other.exact] == ["xlmr/fairseq-xlm_align"] * (layout == "fairseq-0.9")
+
+
+@pytest.mark.parametrize("name", XMOD_LISTS)
+def test_real_key_lists_of_xmod_name_their_languages(name: str):
+    layout, count, dims, languages, options = XMOD_LISTS[name]
+    shapes = read_shapes(name)
+    assert len(shapes) == count
+    best, *others = candidates(tables(), {"": shapes})
+    assert best.name == f"xmod/{layout}"
+    assert best.exact, (best.missing, best.unexpected, best.mismatched)
+    assert dims.items() <= best.sizes.items()
+    assert len(names_of(best.dims, "lang")) == languages
+    assert names_of(best.dims, "lang")[0] == "en_XX"
+    assert {option for option, there in best.dims.items() if there is True and "=" not in option} == options
+    assert not any(other.exact for other in others)
 
 
 @pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
