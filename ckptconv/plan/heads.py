@@ -117,9 +117,10 @@ def _kept(fit: Fit, target: str, head: str | None, heads: Mapping[str, str | Non
 def _of_name(fit: Fit, name: str) -> Dims:
     """The dims with one head only: its name, and its own sizes (`labels@mnli`)."""
     kept: dict[str, int | bool] = {}
+    places = set(filter(None, _heads(fit.table).values()))
     for key, value in fit.dims.items():
         placeholder, equals, named = key.partition("=")
-        if "@" not in key and not (equals and placeholder in fit.table.lets and named != name):
+        if "@" not in key and not (equals and placeholder in places and named != name):
             kept[key] = fit.dims.get(f"{key}@{name}", value)
     return kept
 

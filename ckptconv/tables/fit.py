@@ -225,7 +225,10 @@ def _names(
         for name in row_names(template.row, table.lets)
         if name not in asked and isinstance(let := table.lets[name], Name)
     }
-    return said | silent
+    # A model whose names can be selected has one of them at least: without any, the default's keys are missing.
+    needed = {line.placeholder for line in table.selects} - asked
+    lacking = {f"{name}={let.default}": True for name in needed if isinstance(let := table.lets[name], Name)}
+    return said | silent | lacking
 
 
 def _is_name(table: Table, name: str) -> bool:

@@ -176,7 +176,7 @@ def test_languages_that_are_not_there(tmp_path: Path):
 def test_the_order_of_languages_is_the_configs_and_a_config_of_others_is_refused(tmp_path: Path):
     run(save(build(), tmp_path / "in.pt"), tmp_path / "hf", "hf")
     keys = [key for key in load_file(tmp_path / "hf" / "model.safetensors") if "layer.0.output.adapter_modules" in key]
-    assert [key.split(".")[6] for key in sorted(keys)][0] == "de_DE"  # by the alphabet, in the file
+    assert next(key.split(".")[6] for key in sorted(keys)) == "de_DE"  # by the alphabet, in the file
     config = tmp_path / "hf" / "config.json"
     document = json.loads(config.read_text())
     config.write_text(json.dumps({**document, "languages": ["en_XX", "de_DE", "it_IT"]}))
