@@ -131,15 +131,13 @@ def walk(node: Node) -> Iterator[Node]:
     todo = [node]
     while todo:
         current = todo.pop()
-        children = _children(current)
-        if children is None:
-            yield current
-            continue
         if id(current) in seen:
             continue
-        seen.add(id(current))
+        children = _children(current)
         yield current
-        todo.extend(reversed(list(children)))
+        if children is not None:
+            seen.add(id(current))
+            todo.extend(reversed(list(children)))
 
 
 def _children(node: Node) -> Iterable[Node] | None:

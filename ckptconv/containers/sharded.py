@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptconv.containers.checkpoint import Checkpoint, Tensor
 from ckptconv.containers.files import Source
+from ckptconv.containers.reading import KEYS_LIMIT
 from ckptconv.containers.safetensors import TIED
 from ckptconv.containers.strictjson import BadJson, parse
 from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe
@@ -51,7 +52,7 @@ def _weight_map(source: Source) -> dict[str, str]:
     if source.size > _INDEX_LIMIT:
         raise Unsafe(f"{source.where} is refused as unsafe: an index of {source.size:,} bytes", source.path)
     try:
-        index: Any = parse(source.read(0, source.size))
+        index: Any = parse(source.read(0, source.size), 3 * KEYS_LIMIT)
     except BadJson as problem:
         raise _damaged(source, f"the index {printable(str(problem))}") from None
     told = index.get("weight_map") if isinstance(index, dict) else None

@@ -96,6 +96,8 @@ class Fit:
 
 # Below this share of known keys a state dict is another model, not a damaged one.
 RECOGNISED = 0.5
+# Of a state dict with more keys than any model of ours, every n-th key tells first whether a layout is worth a look.
+_MANY, _SAMPLE, _KNOWN = 10_000, 2_000, 0.01
 # A state dict with fewer than one in so many of a layout's parameters isn't in that layout, whatever its keys say.
 _SPARSE = 10
 
@@ -111,6 +113,8 @@ def fit(
     a layout whose keys don't say; "" is its default.
     """
     index = index or key_index(table, layout)
+    if len(shapes) > _MANY and not _promising(table, layout, tuple(shapes), index):
+        return _nothing(table, layout, shapes, entry, Spelled({key: key for key in shapes}))
     plain: Fit | None = None
     for spelled in spellings(table, layout, tuple(shapes)):
         named = {key: shapes[original] for key, original in spelled.original.items()}
@@ -121,6 +125,23 @@ def fit(
             return found
     assert plain is not None
     return plain
+
+
+def _promising(table: Table, layout: str, keys: tuple[str, ...], index: KeyIndex[_Payload]) -> bool:
+    """Whether the layout knows some of an even sample of the keys, however they are read."""
+    sample = keys[:: len(keys) // _SAMPLE]
+    return any(
+        sum(bool(index.find(key)[0]) for key in spelled.original) >= _KNOWN * len(sample)
+        for spelled in spellings(table, layout, sample)
+    )
+
+
+def _nothing(table: Table, layout: str, shapes: Shapes, entry: str, spelled: Spelled) -> Fit:
+    """What a state dict of another model is, seen as the layout."""
+    none: dict[str, str] = {}
+    return Fit(
+        table, table.layout(layout), entry, spelled, {}, {}, frozenset(), none, {}, {}, (), tuple(shapes), (), 0.0
+    )
 
 
 def _fit(
@@ -156,10 +177,7 @@ def _fit(
     named = _names(table, layout, found, values, head)
     dims = _dims(table, voters, seen, values) | _layers(table, found, values) | options | named
     if _expected(table, layout, dims) > _SPARSE * len(shapes) + 1000:
-        nothing: dict[str, str] = {}
-        return Fit(
-            table, table.layout(layout), entry, spelled, {}, {}, frozenset(), nothing, {}, {}, (), tuple(shapes), (), 0
-        )
+        return _nothing(table, layout, shapes, entry, spelled)
     slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
     odd = [
         Mismatch(k, shapes[k], const.shape, (), const.line) for k, const in consts.items() if shapes[k] != const.shape

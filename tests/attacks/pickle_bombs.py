@@ -282,8 +282,8 @@ def _bounded() -> Iterator[Case]:
     yield _read("memo-place-used", "a memo place far out", beside(NONE + put(0xFFFFFFF0) + POP + get(0xFFFFFFF0)))
     yield _read(
         "same-value",
-        "a million references to one list",
-        lambda: config(EMPTY_LIST + put(0) + POP + sequence(get(0) * 1_000_000)),
+        "half a million references to one list",
+        lambda: config(EMPTY_LIST + put(0) + POP + sequence(get(0) * 500_000)),
     )
     yield _read(
         "nested-names",
