@@ -261,7 +261,13 @@ def candidates(tables: tuple[Table, ...], entries: Mapping[str, Shapes]) -> list
         for entry, shapes in entries.items()
         for table, layout, index in layouts
     ]
-    return sorted(fits, key=lambda each: (-each.coverage, len(each.missing) + len(each.mismatched)))
+    return sorted(fits, key=lambda each: (-_likeness(each), len(each.missing) + len(each.mismatched)))
+
+
+def _likeness(found: Fit) -> float:
+    """The keys that the layout knows, as a share of all keys that are there or should be."""
+    keys = len(found.spelled.original)
+    return found.coverage * keys / (keys + len(found.missing)) if keys else 0.0
 
 
 def _expected(table: Table, layout: str, dims: Dims) -> int:

@@ -26,6 +26,8 @@ FILES = {
     "xlmr/fairseq-0.8": GOLDEN / "fairseq-0.8.0_roberta_mlm_fused.pt",
     "xlmr/fairseq-infoxlm": GOLDEN / "infoxlm_tiny.pt",
     "xlmr/fairseq-xlm_align": GOLDEN / "xlm_align_tiny.pt",
+    "xmod/hf": GOLDEN / "hf_xmod_mlm_transformers-5.23.safetensors",
+    "xmod/fairseq": GOLDEN / "xmod_base.pt",
 }
 PAIRS = [
     (f"{table.family}/{first.name}", f"{table.family}/{second.name}")

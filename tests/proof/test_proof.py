@@ -161,6 +161,15 @@ def test_fused_parts_in_another_order(tmp_path: Path):
     assert "values differ, by up to" in found[key]
 
 
+@pytest.mark.parametrize("part", range(3))
+def test_one_wrong_value_in_any_part_of_a_fused_tensor(part: int, tmp_path: Path):
+    run(MLM, tmp_path / "out", "fairseq-0.8")
+    state = state_of(tmp_path / "out" / "model.pt")
+    key = next(name for name in state if name.endswith("in_proj_bias"))
+    state[key].chunk(3)[part][1] += 1
+    assert set(differing(verify(MLM, written(state, tmp_path / "x.pt")))) == {key}
+
+
 def test_rows_cut_and_made_up(tmp_path: Path):
     run(NUMBERS / "pretrained.pt", tmp_path / "cut", "hf", vocab=100)
     report = verify(NUMBERS / "pretrained.pt", tmp_path / "cut")
