@@ -151,6 +151,17 @@ def test_what_goes_wrong_in_scripts_is_found(what: str, tmp_path: Path):
     assert differing(report)
 
 
+def test_another_size_throughout_is_another_model(tmp_path: Path):
+    """Cut to fewer rows everywhere, it is a sound model of its layout; but only vocabularies and positions are cut."""
+    run(MLM, tmp_path / "out", "fairseq")
+    state = state_of(tmp_path / "out" / "model.pt")
+    small = {key: value[:40] if ".fc1." in key else value[:, :40] if "fc2.weight" in key else value
+             for key, value in state.items()}  # fmt: skip
+    found = differing(verify(MLM, written(small, tmp_path / "x.pt")))
+    assert {key.split(".")[4] for key in found} == {"fc1", "fc2"}
+    assert all(told.startswith("its shape is [") for told in found.values())
+
+
 def test_fused_parts_in_another_order(tmp_path: Path):
     run(MLM, tmp_path / "out", "fairseq-0.8")
     state = state_of(tmp_path / "out" / "model.pt")
