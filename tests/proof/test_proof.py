@@ -244,6 +244,109 @@ def test_two_models_that_have_nothing_in_common():
         verify(FINETUNED, MLM)
 
 
+def changed(path: Path, layout: str, folder: Path, key: str, by: float = 1.0) -> Verification:
+    """verify, after every value of one key of the output was moved."""
+    folder.mkdir(exist_ok=True)
+    run(path, folder / "out", layout)
+    file = next(each for each in (folder / "out").iterdir() if each.suffix in (".pt", ".safetensors"))
+    state = state_of(file)
+    return verify(path, written({**state, key: state[key] + by}, folder / f"x{file.suffix}"))
+
+
+@pytest.mark.parametrize(
+    ("path", "layout", "key", "told"),
+    [
+        (OLD, "fairseq", "encoder.sentence_encoder.version", "expected the constant 3"),
+        (OLD, "hf", "roberta.embeddings.token_type_embeddings.weight", "expected 0 everywhere"),
+        (
+            OLD,
+            "fairseq-infoxlm",
+            "model_slow.decoder.sentence_encoder.layers.1.fc1.bias",
+            "expected a copy of model_fast",
+        ),
+        (NUMBERS / "pretrained.pt", "fairseq", "decoder.version", "expected the constant 3"),
+    ],
+)
+def test_what_is_made_up_holds_what_the_table_says(path: Path, layout: str, key: str, told: str, tmp_path: Path):
+    found = differing(changed(path, layout, tmp_path, key))
+    assert set(found) == {key}
+    assert told in found[key]
+
+
+def test_two_names_of_one_tensor_with_different_values(tmp_path: Path):
+    run(OLD, tmp_path / "out", "hf")
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    both = {**state, "lm_head.decoder.bias": state["lm_head.bias"]}
+    assert verify(OLD, written(both, tmp_path / "both.safetensors")).verdict == "proved"
+    both["lm_head.bias"] = state["lm_head.bias"] + 1
+    assert set(differing(verify(OLD, written(both, tmp_path / "x.safetensors")))) == {"lm_head.bias"}
+
+
+def test_a_head_that_the_source_has_not(tmp_path: Path):
+    run(OLD, tmp_path / "out", "hf")
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    head = {"classifier.weight": torch.zeros(3, 32), "classifier.bias": torch.zeros(3)}
+    found = differing(verify(OLD, written({**state, **head}, tmp_path / "x.safetensors")))
+    assert set(found) == set(head)
+    assert all("no line of the table makes it up" in told for told in found.values())
+
+
+def test_keys_of_the_source_that_nobody_knows_are_not_accounted_for(tmp_path: Path):
+    run(OLD, tmp_path / "out", "hf")
+    content = torch.load(OLD, weights_only=False)
+    content["model"]["foo.bar"] = torch.ones(3)
+    torch.save(content, tmp_path / "more.pt")
+    report = verify(tmp_path / "more.pt", tmp_path / "out")
+    assert dropped(report)["foo.bar"] == (True, False)
+    assert report.verdict == "differs"
+
+
+def test_what_may_be_dropped_as_zeros_only(tmp_path: Path):
+    source = GOLDEN / "hf_deltalm_fengshen_transformers-4.30.2.bin"
+    run(source, tmp_path / "out", "fairseq")
+    assert verify(source, tmp_path / "out").verdict == "proved"
+    state = torch.load(source, weights_only=True)
+    torch.save({**state, "final_logits_bias": state["final_logits_bias"] + 1}, tmp_path / "x.bin")
+    report = verify(tmp_path / "x.bin", tmp_path / "out")
+    assert dropped(report)["final_logits_bias"] == (True, False)
+    assert report.verdict == "differs"
+
+
+def test_a_second_kind_of_token_is_lost(tmp_path: Path):
+    state = torch.load(MLM, weights_only=True)
+    types = "roberta.embeddings.token_type_embeddings.weight"
+    torch.save({**state, types: torch.randn(2, 32)}, tmp_path / "two.bin")
+    run(tmp_path / "two.bin", tmp_path / "out", "fairseq")
+    report = verify(tmp_path / "two.bin", tmp_path / "out")
+    assert report.verdict == "proved_with_losses"
+    assert dropped(report)[types] == (True, True)
+    wrong = changed(
+        tmp_path / "two.bin", "fairseq-0.10", tmp_path / "w", "encoder.sentence_encoder.embed_positions.weight"
+    )
+    assert set(differing(wrong)) == {"encoder.sentence_encoder.embed_positions.weight"}
+
+
+def test_one_layout_under_other_names(tmp_path: Path):
+    """Buffers and second names apart, the same keys: nothing is folded, since the output has the token types too."""
+    state = {key: value for key, value in torch.load(MLM, weights_only=True).items() if "position_ids" not in key}
+    assert verify(MLM, written(state, tmp_path / "a.safetensors")).verdict == "proved"
+    bare = {key.removeprefix("roberta."): value for key, value in state.items() if key.startswith("roberta.")}
+    report = verify(MLM, written(bare, tmp_path / "b.safetensors"))
+    assert report.verdict == "proved_with_losses"
+    assert {key.split(".")[0] for key, (lost, _) in dropped(report).items() if lost} == {"lm_head"}
+
+
+def test_the_same_key_in_another_shape(tmp_path: Path):
+    save_file({"a": torch.zeros(4), "b": torch.zeros(2)}, tmp_path / "a.safetensors")
+    save_file({"a": torch.zeros(2, 2), "b": torch.zeros(2)}, tmp_path / "b.safetensors")
+    assert differing(verify(tmp_path / "a.safetensors", tmp_path / "b.safetensors")) == {
+        "a": "its shape is [2, 2], the source's [4]"
+    }
+    save_file({"b": torch.zeros(2), "c": torch.zeros(2)}, tmp_path / "c.safetensors")
+    report = verify(tmp_path / "a.safetensors", tmp_path / "c.safetensors")
+    assert (set(differing(report)), dropped(report)) == ({"c"}, {"a": (True, False)})
+
+
 # -------------------------------------------------------------------------------------------- outputs of other tools
 def test_a_script_of_somebody_else_is_proved(tmp_path: Path):
     """Keys renamed as transformers' own conversion script pairs them."""
