@@ -61,5 +61,15 @@ BY_NAME = {dtype.name: dtype for dtype in _ALL}
 BY_TORCH = {dtype.torch: dtype for dtype in _ALL}
 BY_STORAGE = {dtype.storage: dtype for dtype in _ALL if dtype.storage}
 
+
+def _scripted(dtype: DType) -> str:
+    """How TorchScript calls the storage of a type that has no class: c10's name of the type (`toString` in
+    c10/core/ScalarType.h, used by `pushStorageOfTensor` in torch/csrc/jit/serialization/pickler.cpp)."""
+    name = dtype.torch.replace("uint", "UInt").replace("complex32", "complexHalf")
+    return f"{name[0].upper()}{name[1:]}Storage"
+
+
+BY_SCRIPT_STORAGE = {_scripted(dtype): dtype for dtype in _ALL if not dtype.storage}
+
 F64, F32, F16, BF16 = (BY_NAME[name] for name in ("F64", "F32", "F16", "BF16"))
 FLOATS = frozenset({F64, F32, F16, BF16})

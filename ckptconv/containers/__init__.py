@@ -7,7 +7,7 @@ from ckptconv.containers.items import Item
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.plain import plain
 from ckptconv.containers.read import Reader, check_growth
-from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
+from ckptconv.containers.write import write_paddle, write_safetensors, write_sharded_safetensors, write_torch
 
 __all__ = [
     "Checkpoint",
@@ -23,6 +23,7 @@ __all__ = [
     "staged",
     "stored_bytes",
     "tensors_in",
+    "write_paddle",
     "write_safetensors",
     "write_sharded_safetensors",
     "write_torch",

@@ -19,6 +19,9 @@ class Storage:
     crc32: the zip's checksum over exactly these bytes, or None where the container has none.
     swap: True when the elements lie in big-endian order.
     deflated: how many bytes it takes in the file when it lies there compressed (raw deflate); None when it doesn't.
+    latin1: how many bytes it takes in the file when it lies there as UTF-8 text, in which every letter, up to U+00FF,
+    is a byte; None when it doesn't.
+    parts: the storages it consists of, one after the other, when it doesn't lie in one piece.
     """
 
     path: Path
@@ -27,6 +30,8 @@ class Storage:
     crc32: int | None = None
     swap: bool = False
     deflated: int | None = None
+    latin1: int | None = None
+    parts: tuple[Storage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Checkpoint:
     """An opened checkpoint: what is in it and where, but none of the tensors' bytes.
 
     path: as given (a file, or the index of a sharded checkpoint).
-    container: `torch zip`, `torch legacy`, `safetensors`, `sharded safetensors`, `sharded torch`.
+    container: `torch zip`, `torch legacy`, `torchscript`, `paddle`, `safetensors`,
+    `sharded safetensors`, `sharded torch`.
     files: every file it lies in.
     entries: the state dicts in it, by the top-level entry they lie under; "" when the file itself is one.
     other: the remaining top-level entries (args, optimizer state …), as inert nodes (`containers.inert`).

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Source
+from ckptconv.containers.paddle import open_paddle
 from ckptconv.containers.reading import Reading
 from ckptconv.containers.safetensors import open_safetensors
 from ckptconv.containers.sharded import open_sharded
 from ckptconv.containers.torch_legacy import open_torch_legacy
-from ckptconv.containers.torch_zip import open_torch_zip
-from ckptconv.errors import CkptconvError, NotACheckpoint, Unsafe, Unsupported
+from ckptconv.containers.torch_zip import open_archive, open_torch_zip
+from ckptconv.containers.torchscript import open_torchscript
+from ckptconv.errors import CkptconvError, NotACheckpoint, Unsafe
 from ckptconv.text import printable
 
 _PREFERRED = (
@@ -27,8 +29,9 @@ _PREFERRED = (
     "model.pt",
     "checkpoint_best.pt",
     "checkpoint_last.pt",
+    "model_state.pdparams",
 )
-_SUFFIXES = (".safetensors", ".pt", ".bin", ".pth")
+_SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".pdparams")
 _NO_WEIGHTS = (
     "training_args.bin",
     "optimizer.bin",
@@ -105,7 +108,9 @@ def _choose(folder: Path) -> tuple[Path, tuple[str, ...]]:
     weights = [name for name in names if name.endswith(_SUFFIXES) and name not in _NO_WEIGHTS]
     preferred = [name for name in _PREFERRED if name in names]
     if not preferred and not weights:
-        raise NotACheckpoint(f"{where} has no weights in it: no .safetensors, .pt, .bin or .pth file", folder)
+        raise NotACheckpoint(
+            f"{where} has no weights in it: no .safetensors, .pt, .bin, .pth or .pdparams file", folder
+        )
     if not preferred and len(weights) > 1:
         shown = ", ".join(map(printable, weights[:10])) + (" …" if len(weights) > 10 else "")
         raise NotACheckpoint(f"{where} has several weight files: name the one you mean ({shown})", folder)
@@ -125,14 +130,21 @@ def _is_shard_of(name: str, index: str) -> bool:
 def _reader(source: Source, shard: bool) -> Callable[[Source, Reading], Checkpoint]:
     head = source.read(0, min(source.size, 512))
     if head.startswith(b"PK\x03\x04"):
-        return open_torch_zip
+        return _open_zip
     if _LEGACY_MAGIC in head[:32] or head.startswith(_LEGACY_MAGIC_TEXT):
         return open_torch_legacy
     if head[8:9] == b"{" and not _is_text(head[:8]):
         return open_safetensors
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return open_paddle
     if _is_text(head) and head.lstrip()[:1] == b"{" and not shard:
         return lambda index, reading: open_sharded(index, lambda path: _open_file(path, reading, shard=True))
     raise _what_it_is(source, head)
+
+
+def _open_zip(source: Source, reading: Reading) -> Checkpoint:
+    archive = open_archive(source)
+    return open_torchscript(archive, reading) if archive.is_script else open_torch_zip(archive, reading)
 
 
 def _is_text(head: bytes) -> bool:
@@ -155,12 +167,6 @@ def _what_it_is(source: Source, head: bytes) -> CkptconvError:
         return NotACheckpoint(f"{source.where} is a tar archive: unpack it first", source.path)
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
         return NotACheckpoint(f"{source.where} is an HTML page, not the weights: the download went wrong", source.path)
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return Unsupported(
-            f"{source.where} is a bare pickle (Paddle's .pdparams?), which ckptconv can't read yet: "
-            "save the state dict with torch.save or safetensors",
-            source.path,
-        )
     if not head.strip(b"\0"):
         return NotACheckpoint(
             f"{source.where} begins with nothing but zeros: it was probably never written", source.path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ckptconv.dtypes import BY_STORAGE, BY_TORCH
+from ckptconv.dtypes import BY_SCRIPT_STORAGE, BY_STORAGE, BY_TORCH
 
 _MORE = (
     "torch numpy __builtin__ __builtins__ copy_reg cPickle commands exceptions nt posix popen2 Queue UserDict UserList "
@@ -64,6 +64,8 @@ _SILENT = frozenset().union(
     {f"torch.{name}" for name in BY_TORCH},
     {f"torch.{name}" for name in BY_STORAGE},
     {f"torch.cuda.{name}" for name in BY_STORAGE},
+    {f"torch.{name}" for name in BY_SCRIPT_STORAGE},
+    _names("torch.jit._pickle", "build_intlist build_doublelist build_boollist build_tensorlist restore_type_tag"),
     _names("torch.storage", "UntypedStorage _UntypedStorage TypedStorage _TypedStorage _LegacyStorage"),
     _names("torch._utils", _REBUILD),
     *(_names(f"torch.{module}", "_rebuild_from_type _rebuild_from_type_v2") for module in ("_tensor", "tensor")),
@@ -71,7 +73,9 @@ _SILENT = frozenset().union(
     _names("torch.serialization", "_get_layout"),
     _names("torch.torch_version", "TorchVersion"),
 )
+_SCRIPTED = "__torch__."  # classes in TorchScript archives: their code lies there, and no Python package has them
 _SILENT_PACKAGES = (
+    _SCRIPTED,
     "fairseq.meters.",
     "fairseq.logging.meters.",
     "fairseq.dataclass.",
@@ -105,7 +109,8 @@ def is_silent(module: str, name: str) -> bool:
 def may_be_called(module: str, name: str) -> bool:
     """Whether `name(…)` is known, or reads as making an instance of a class (enums, Path, …): a class's name begins
     with a capital. A function of another package could return anything, so what it stands for can't be told."""
-    return f"{module}.{name}" in _SILENT or name.lstrip("_")[:1].isupper()
+    full = f"{module}.{name}"
+    return full in _SILENT or full.startswith(_SCRIPTED) or name.lstrip("_")[:1].isupper()
 
 
 def _plain(module: str, name: str) -> bool:

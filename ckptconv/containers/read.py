@@ -10,6 +10,7 @@ from pathlib import Path
 from ckptconv.containers.checkpoint import Checkpoint, Storage, Tensor
 from ckptconv.containers.files import Source, Stamp, stored_on_disk
 from ckptconv.containers.gather import BOX, boxes, gather, swapped, too_scattered
+from ckptconv.containers.latin1 import spelt_bytes
 from ckptconv.containers.zipdir import inflate
 from ckptconv.errors import Damaged, Unsafe
 from ckptconv.text import printable
@@ -84,6 +85,10 @@ class Reader:
 
     def _bytes(self, storage: Storage, start: int, count: int) -> bytes:
         """Bytes of a storage, wherever they lie."""
+        if storage.parts:
+            return self._joined(storage, start, start + count)
+        if storage.latin1 is not None:
+            return spelt_bytes(self._source(storage.path), storage)[start : start + count]
         if storage.deflated is None:
             return self._source(storage.path).read(storage.start + start, count)
         if storage not in self._inflated:
@@ -92,6 +97,16 @@ class Reader:
                 del self._inflated[next(iter(self._inflated))]
             self._inflated[storage] = inflate(source, source.read(storage.start, storage.deflated), storage.nbytes)
         return self._inflated[storage][start : start + count]
+
+    def _joined(self, storage: Storage, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a storage in several parts."""
+        pieces, before = [], 0
+        for part in storage.parts:
+            first, last = max(start - before, 0), min(stop - before, part.nbytes)
+            if first < last:
+                pieces.append(self._bytes(part, first, last - first))
+            before += part.nbytes
+        return b"".join(pieces)
 
     def _run(self, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
         """Bytes [start, stop) of a storage; its checksum is computed on the way where they are all of it."""

@@ -9,10 +9,10 @@ from math import prod
 from typing import NamedTuple
 
 from ckptconv.containers.checkpoint import Tensor
-from ckptconv.containers.inert import Call, Global, Node, StorageRef, pairs_of
+from ckptconv.containers.inert import Call, Dict, Global, List, Node, StorageRef, pairs_of
 from ckptconv.containers.pickles import BadView
 from ckptconv.containers.pickles.machine import Rebuild
-from ckptconv.dtypes import BY_NAME, BY_STORAGE, BY_TORCH, DType
+from ckptconv.dtypes import BY_NAME, BY_SCRIPT_STORAGE, BY_STORAGE, BY_TORCH, DType
 from ckptconv.text import printable
 
 _MOST = (1 << 63) - 1
@@ -68,6 +68,8 @@ def _elements(kind: Global) -> tuple[DType | None, int]:
             return BY_NAME["U8"], 1
         if kind.name in BY_STORAGE:
             return BY_STORAGE[kind.name], BY_STORAGE[kind.name].itemsize
+        if kind.name in BY_SCRIPT_STORAGE:
+            return BY_SCRIPT_STORAGE[kind.name], BY_SCRIPT_STORAGE[kind.name].itemsize
         if kind.name in _QUANTISED:
             return None, _QUANTISED[kind.name]
     raise BadView(f"lies in a {printable(kind.full)}, which is no storage")
@@ -122,6 +124,11 @@ def _from_type(args: tuple[Node, ...]) -> Node:
     return function(args[2]) if function else None
 
 
+def _tagged(args: tuple[Node, ...]) -> Node:
+    """build_intlist(list), …, restore_type_tag(value, type): TorchScript's lists and dicts, by torch/jit/_pickle.py"""
+    return args[0] if args and type(args[0]) in (List, Dict) else None
+
+
 def _typed(args: tuple[Node, ...]) -> Tensor | None:
     dtype = args[0].dtype if type(args[0]) is StorageRef else None
     return None if dtype is None else _tensor(args, dtype)
@@ -139,7 +146,7 @@ def _tensor(args: tuple[Node, ...], dtype: DType) -> Tensor | None:
         raise BadView("has no storage")
     if storage.place is None:
         return None
-    shape, strides = _sizes(size), _sizes(stride)
+    shape, strides = sizes(size), sizes(stride)
     if not _natural(offset) or len(shape) != len(strides):
         raise BadView(f"has {len(shape)} sizes, {len(strides)} strides and offset {offset!r:.40}")
     if prod(shape) * dtype.itemsize > _MOST:
@@ -153,7 +160,8 @@ def _tensor(args: tuple[Node, ...], dtype: DType) -> Tensor | None:
     return Tensor(dtype, shape, strides, offset, storage.place)
 
 
-def _sizes(node: Node) -> tuple[int, ...]:
+def sizes(node: Node) -> tuple[int, ...]:
+    """A shape, or strides. Raises BadView if it is none."""
     if type(node) is Call and node.target.full == "torch.Size" and len(node.args) == 1:
         node = node.args[0]
     if type(node) is not tuple or len(node) > 64:
@@ -175,6 +183,11 @@ REBUILD: dict[str, Rebuild] = {
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.tensor._rebuild_from_type_v2": _from_type,
     "torch._tensor._rebuild_from_type": _from_type,
+    "torch.jit._pickle.build_intlist": _tagged,
+    "torch.jit._pickle.build_doublelist": _tagged,
+    "torch.jit._pickle.build_boollist": _tagged,
+    "torch.jit._pickle.build_tensorlist": _tagged,
+    "torch.jit._pickle.restore_type_tag": _tagged,
 }
 
 

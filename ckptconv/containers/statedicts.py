@@ -27,9 +27,9 @@ def split(root: Node, path: Path, reading: Reading) -> tuple[dict[str, StateDict
     if pairs is None:
         return {}, {"": root}
     reading.count([_name(key) for key, _ in pairs], path)
-    _check_sharing(pairs, path)
+    check_sharing(pairs, path)
     if _is_state_dict(pairs):
-        tensors, rest = _state_dict(pairs, "", path)
+        tensors, rest = state_dict(pairs, "", path)
         return {"": tensors}, rest
     entries: dict[str, StateDict] = {}
     other: dict[str, Node] = {}
@@ -39,12 +39,12 @@ def split(root: Node, path: Path, reading: Reading) -> tuple[dict[str, StateDict
             other[name] = value
             continue
         reading.count([_name(key) for key, _ in inner], path)
-        entries[name], rest = _state_dict(inner, name, path)
+        entries[name], rest = state_dict(inner, name, path)
         other.update(rest)
     return entries, other
 
 
-def _check_sharing(pairs: list[Pair], path: Path) -> None:
+def check_sharing(pairs: list[Pair], path: Path) -> None:
     """Raises Unsafe where entries have so much in common that looking at each takes far longer than reading all."""
     left = _VISITS
     for _, value in pairs:
@@ -90,7 +90,9 @@ def _stands_for_tensor(node: Node) -> bool:
     return type(node) is Tensor or why_no_tensor(node) is not None
 
 
-def _state_dict(pairs: list[Pair], entry: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Node]]:
+def state_dict(pairs: list[Pair], entry: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Node]]:
+    """(tensors, the rest) of a state dict's pairs. Raises Damaged (a key twice) or Unsupported (a tensor that can't be
+    converted), naming the key."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Node] = {}
     for key, value in _named(pairs, f"the entry '{printable(entry)}'" if entry else "its state dict", path):

@@ -66,7 +66,7 @@ def open_torch_zip(archive: Archive, reading: Reading) -> Checkpoint:
     )
 
 
-def _find_root(source: Source, records: dict[str, Record]) -> str:
+def _find_root(source: Source, records: Mapping[str, Record]) -> str:
     """`archive/`, from the one record archive/data.pkl."""
     pickles = [name for name in records if name == "data.pkl" or name.endswith("/data.pkl")]
     if not pickles and any(name.endswith("/model.json") for name in records):
@@ -99,7 +99,7 @@ def _is_big_endian(source: Source, record: Record | None) -> bool:
 
 
 def unpickle(archive: Archive, name: str, reading: Reading) -> Pickle:
-    """The pickle `<name>.pkl`, whose storages are the records under `<name>/`. Raises Damaged, Unsafe or Unsupported."""
+    """The pickle `<name>.pkl`, whose storages are the records in `<name>/`. Raises Damaged, Unsafe or Unsupported."""
     source, records, root, swap = archive
     known: dict[str, Storage] = {}
     kinds: dict[str, StorageId] = {}

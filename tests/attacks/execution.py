@@ -241,10 +241,11 @@ def _torchscript() -> Iterator[Case]:
     debug = Record("archive/code/__torch__.py.debug_pkl", pickled(RUN))
     constants = Record("archive/constants.pkl", pickled(RUN))
     module = pickled(name("__torch__.m", "M") + EMPTY_TUPLE + NEWOBJ + mapping(("w", tensor())) + BUILD)
-    yield _refused("torchscript", "a TorchScript archive with code that runs", torch_zip(module, more=[code]))
-    yield _refused(
-        "torchscript-debug", "a TorchScript archive whose debug records run", torch_zip(module, more=[debug])
-    )
+    for what, wrong, record in (
+        ("torchscript", "a TorchScript archive with code that runs, which is never read", code),
+        ("torchscript-debug", "a TorchScript archive whose debug records run, which are never read", debug),
+    ):
+        yield Case(f"execution/{what}", wrong, "read", holding(torch_zip(module, more=[record])), forms=False)
     yield _refused("torchscript-constants", "constants that run", torch_zip(module, more=[constants]))
     yield _refused("torchscript-all", "everything runs", torch_zip(pickled(RUN), more=[code, debug, constants]))
     yield _refused("torchscript-data", "a pickle that runs among code", torch_zip(pickled(RUN), more=[code]))

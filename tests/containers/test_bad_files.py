@@ -99,17 +99,10 @@ def test_what_a_file_is_is_told(data: bytes, told: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
-    [(b"\x80\x04\x95\x01\0\0\0\0\0\0\0}.", "bare pickle"), (b"\x80\x02}.", "bare pickle")],
+    "data", [b"\x80\x04\x95\x02\0\0\0\0\0\0\0}.", b"\x80\x02}.", b"\x80\x03N.", b"\x80\x05].", b"\x80\x02K\1."]
 )
-def test_bare_pickles_are_not_supported_yet(data: bytes, told: str, tmp_path: Path):
-    assert told in refused(data, tmp_path, Unsupported)
-
-
-def test_torchscript_is_not_supported_yet(tmp_path: Path):
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pt")
-    with pytest.raises(Unsupported, match="TorchScript"):
-        open_checkpoint(tmp_path / "x.pt")
+def test_bare_pickles_without_arrays_are_told(data: bytes, tmp_path: Path):
+    assert "not Paddle's" in refused(data, tmp_path, NotACheckpoint)
 
 
 def test_whole_pickled_modules_are_refused_by_name(tmp_path: Path):

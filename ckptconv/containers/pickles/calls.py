@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptconv.containers.checkpoint import Storage
 from ckptconv.containers.inert import Call, Dict, Global, Node
 from ckptconv.containers.pickles.collections import kind, no_target
 from ckptconv.containers.pickles.machine import BadView, Handler, Machine
@@ -32,8 +33,9 @@ def _reduce(m: Machine, at: int) -> int:
     args, target = stack.pop(), stack[-1]
     if type(target) is not Global or type(args) is not tuple:
         raise _no_call(m, target, args)
-    _check_callable(m, target)
     full = target.full
+    if full not in m.rebuild:
+        _check_callable(m, target)
     if full in m.rebuild:
         stack[-1] = _rebuilt(m, target, args)
     elif full == "_codecs.encode":
@@ -54,8 +56,10 @@ def _rebuilt(m: Machine, target: Global, args: tuple[Node, ...]) -> Node:
     return Call(target, args, "reduce") if node is None else node
 
 
-def _encoded(m: Machine, args: tuple[Node, ...]) -> bytes:
+def _encoded(m: Machine, args: tuple[Node, ...]) -> bytes | Storage:
     """`_codecs.encode(text, 'latin1')` is how protocol 2 spells bytes; nothing else of it is taken."""
+    if len(args) == 2 and type(args[0]) is Storage and args[1] in ("latin1", "latin-1"):  # it was left in the file
+        return args[0]
     if len(args) == 2 and type(args[0]) is str and args[1] in ("latin1", "latin-1"):
         try:
             return args[0].encode("latin-1")

@@ -74,14 +74,17 @@ class Machine:
         return items
 
     def mention(self, module: str, name: str) -> Global:
-        """The Global of that name, one object per name. Raises Unsafe if a checkpoint has no business with it."""
+        """The Global of that name, one object per name. Raises Unsafe if a checkpoint has no business with it; names
+        that `rebuild` knows may be there all the same, for it to look at what they are called with."""
         found = self.names.get((module, name))
         if found is None:
             try:
                 silent = is_silent(module, name)
+                callable = may_be_called(module, name) or self.reading.allow_unknown
             except Refused as reason:
-                raise self.refuse(f"names {printable(f'{module}.{name}')}, {reason}") from None
-            callable = may_be_called(module, name) or self.reading.allow_unknown
+                if f"{module}.{name}" not in self.rebuild:
+                    raise self.refuse(f"names {printable(f'{module}.{name}')}, {reason}") from None
+                silent, callable = True, False
             found = self.names[module, name] = Global(module, name, silent, callable)
             self.spent += 400
         return found
