@@ -93,6 +93,6 @@ def _verdict(found: Comparison, target: Tensor, status: str, exactly: bool) -> t
     if not found.changed:
         return "differ", "its bytes differ" + (", though no number does" if found.changed == 0 else "")
     odd = found.nan_mismatches + found.inf_mismatches
-    some = f"{found.changed:,} of {target.numel:,} values differ"
+    some = f"{found.changed:,} of {target.numel:,} values differ" if exactly else "its values differ, also once rounded"
     far = "" if found.max_abs is None else f", by up to {found.max_abs:.3g}"
     return "differ", some + far + (f", {odd:,} of them NaN or infinite on one side" if odd else "")

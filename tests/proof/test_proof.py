@@ -97,6 +97,26 @@ def test_a_cast_is_proved(path: Path, layout: str, dtype: str, tmp_path: Path):
     assert counts(report)["equal"] <= (layout != "fairseq-0.8") + 1  # another name of a tensor, an integer buffer
 
 
+@pytest.mark.parametrize("layout", ["fairseq", "same"])
+def test_a_cast_of_other_values_is_none(layout: str, tmp_path: Path):
+    run(OLD if layout == "same" else MLM, tmp_path / "out", layout, dtype="bf16")
+    file = next(each for each in (tmp_path / "out").iterdir() if each.suffix in (".pt", ".safetensors"))
+    state = state_of(file)
+    key = next(name for name in state if name.endswith("fc1.weight"))
+    state[key].view(-1)[5] += 1
+    report = verify(OLD if layout == "same" else MLM, written(state, tmp_path / f"x{file.suffix}"))
+    assert set(differing(report)) == {key}
+    assert differing(report)[key].startswith("its values differ, also once rounded, by up to ")
+
+
+def test_a_second_name_that_is_left_out(tmp_path: Path):
+    one = torch.arange(6.0)
+    torch.save({"a": one, "b": one, "c": one.clone()}, tmp_path / "in.pt")
+    save_file({"a": one}, tmp_path / "out.safetensors")
+    report = verify(tmp_path / "in.pt", tmp_path / "out.safetensors")
+    assert dropped(report) == {"b": (False, True), "c": (True, False)}
+
+
 def test_same_keys_in_another_container(tmp_path: Path):
     run(FINETUNED, tmp_path / "out.safetensors", "same")
     report = verify(FINETUNED, tmp_path / "out.safetensors")
@@ -179,6 +199,15 @@ def test_one_wrong_value_in_any_part_of_a_fused_tensor(part: int, tmp_path: Path
     key = next(name for name in state if name.endswith("in_proj_bias"))
     state[key].chunk(3)[part][1] += 1
     assert set(differing(verify(MLM, written(state, tmp_path / "x.pt")))) == {key}
+
+
+@pytest.mark.parametrize("rows", [30, 99, 3000])
+def test_a_fused_tensor_of_another_size(rows: int, tmp_path: Path):
+    run(MLM, tmp_path / "out", "fairseq-0.8")
+    state = state_of(tmp_path / "out" / "model.pt")
+    key = next(name for name in state if name.endswith("in_proj_bias"))
+    found = differing(verify(MLM, written({**state, key: torch.zeros(rows)}, tmp_path / "x.pt")))
+    assert found == {key: "its shape isn't what the other keys of its file imply"}
 
 
 def test_rows_cut_and_made_up(tmp_path: Path):
