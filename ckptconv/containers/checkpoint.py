@@ -86,6 +86,7 @@ class Checkpoint:
     globals: every `module.name` that its pickles mention, in order of appearance; none of them was imported.
     notes: one sentence each on what is legal but worth telling.
     stamps: what `fstat` said of each file while it was opened (`containers.files.Stamp`), to notice later changes.
+    records: of a zip (of shards, the last one), the names of those records that tell its writer; None elsewhere.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class Checkpoint:
     globals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     stamps: Mapping[Path, tuple[int, int, int, int]] = field(default_factory=dict)
+    records: frozenset[str] | None = None
 
 
 def shared_views(tensors: StateDict) -> dict[str, str]:

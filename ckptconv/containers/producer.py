@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ckptconv.containers.checkpoint import Checkpoint
-from ckptconv.containers.files import Source
 from ckptconv.containers.safetensors import TIED
-from ckptconv.containers.zipdir import read_directory
+from ckptconv.containers.torch_zip import BYTE_ORDER, FORMAT_VERSION
 
 # safetensors' metadata `format`: huggingface/safetensors, bindings/python
 _FRAMEWORKS = {"pt": "torch", "tf": "tensorflow", "flax": "flax", "jax": "jax", "np": "numpy", "mlx": "mlx"}
@@ -40,23 +38,15 @@ def _torch(checkpoint: Checkpoint) -> Iterator[Producer]:
     """
     if "torch" not in checkpoint.container:
         return
-    records = _record_names(checkpoint.files[-1])  # an index comes before its shards
+    records = checkpoint.records
     if records is None:
         yield Producer("torch", "1.5 or older", "the legacy format, protocol 1001")
-    elif ".format_version" in records:
+    elif FORMAT_VERSION in records:
         yield Producer("torch", "2.7 or newer", "a zip with a format version")
-    elif "byteorder" in records:
+    elif BYTE_ORDER in records:
         yield Producer("torch", "2.1 or newer", "a zip that names its byte order")
     else:
         yield Producer("torch", "1.6 to 2.0", "a zip that doesn't name its byte order")
-
-
-def _record_names(path: Path) -> set[str] | None:
-    """The last parts of a zip's record names; None for another file."""
-    with Source(path) as source:
-        if source.read(0, min(4, source.size)) != b"PK\x03\x04":
-            return None
-        return {name.rpartition("/")[2] for name in read_directory(source)}
 
 
 def _safetensors(checkpoint: Checkpoint) -> Iterator[Producer]:

@@ -45,6 +45,7 @@ def open_sharded(source: Source, open_shard: Callable[[Path], Checkpoint]) -> Ch
         notes=tuple(dict.fromkeys(note for shard in shards.values() for note in shard.notes)),
         stamps={source.path: source.stamp}
         | {path: at for shard in shards.values() for path, at in shard.stamps.items()},
+        records=shards[names[-1]].records,
     )
 
 

@@ -22,6 +22,9 @@ from ckptconv.text import printable
 _NO_CHECKSUM = "was saved without checksums (torch.serialization.set_crc32_options), so its bytes can't be verified"
 
 
+BYTE_ORDER, FORMAT_VERSION = "byteorder", ".format_version"
+
+
 class Archive(NamedTuple):
     """One of torch's zips. root: the folder that all records lie in, with its slash, or "". swap: big-endian."""
 
@@ -37,6 +40,11 @@ class Archive(NamedTuple):
         return f"{self.root}constants.pkl" in self.records or any(name.startswith(code) for name in self.records)
 
     @property
+    def telling(self) -> frozenset[str]:
+        """The records that tell which torch wrote the zip (`containers.producer`)."""
+        return frozenset(name for name in (BYTE_ORDER, FORMAT_VERSION) if f"{self.root}{name}" in self.records)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is worth telling about the zip itself."""
         return (_NO_CHECKSUM,) if any(record.crc32 is None for record in self.records.values()) else ()
@@ -46,7 +54,7 @@ def open_archive(source: Source) -> Archive:
     """The zip's directory. Raises NotACheckpoint for another zip, or Damaged."""
     records = read_directory(source)
     root = _find_root(source, records)
-    return Archive(source, records, root, _is_big_endian(source, records.get(f"{root}byteorder")))
+    return Archive(source, records, root, _is_big_endian(source, records.get(f"{root}{BYTE_ORDER}")))
 
 
 def open_torch_zip(archive: Archive, reading: Reading) -> Checkpoint:
@@ -63,6 +71,7 @@ def open_torch_zip(archive: Archive, reading: Reading) -> Checkpoint:
         globals=tuple(name.full for name in pickle.globals),
         notes=third_party_note(pickle.globals) + archive.notes,
         stamps={source.path: source.stamp},
+        records=archive.telling,
     )
 
 

@@ -52,6 +52,7 @@ def open_torchscript(archive: Archive, reading: Reading) -> Checkpoint:
         globals=tuple(dict.fromkeys(name.full for name in names)),
         notes=third_party_note(names) + archive.notes,
         stamps={source.path: source.stamp},
+        records=archive.telling,
     )
 
 

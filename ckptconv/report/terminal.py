@@ -15,6 +15,7 @@ from rich.text import Text
 _PIPE_WIDTH = 160
 # Rows that rich may lay out (0.2 ms each); more are printed plainly.
 _LAID_OUT = 2000
+_IN_A_PIPE = 200
 Row = tuple[str | Text, ...]
 
 
@@ -79,12 +80,25 @@ def grid(*columns: str) -> Grid:
 
 def rows(found: Sequence[Row], *columns: str) -> RenderableType:
     """The rows as a grid (see there); as plain lines where they are too many for one."""
-    if len(found) > _LAID_OUT:
-        return _Plain(found, columns)
-    table = grid(*columns)
-    for row in found:
-        table.add_row(*row)
-    return table
+    return _Rows(found, columns)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A few rows, or on a terminal many, are laid out; more, or many in a pipe, are lines as wide as they are."""
+
+    rows: Sequence[Row]
+    columns: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A grid, or plain lines."""
+        if len(self.rows) > (_LAID_OUT if options.is_terminal else _IN_A_PIPE):
+            yield _Plain(self.rows, self.columns)
+            return
+        table = grid(*self.columns)
+        for row in self.rows:
+            table.add_row(*row)
+        yield table
 
 
 @dataclass(frozen=True)

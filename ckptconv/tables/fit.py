@@ -165,6 +165,8 @@ def _fit(
             unexpected.append(key)
         else:
             aliases.add(key)
+    if not known and not aliases:
+        return _nothing(table, layout, shapes, entry, spelled)
     options = _options(table, known)
     found = {key: there for key, rows in known.items() if (there := [t for t in rows if active(t.row.option, options)])}
     unexpected += [key for key in known if key not in found]

@@ -453,7 +453,8 @@ def test_a_key_twice_is_refused(tmp_path: Path):
 
 _WATCHED = """
 import sys
-from ckptconv.containers import Reader, open_checkpoint, plain
+from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers.plain import plain
 seen = []
 sys.addaudithook(lambda event, args: seen.append((event, args)))
 opened = open_checkpoint(sys.argv[1])

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptconv import dtypes
-from ckptconv.containers import Checkpoint, Item, Reader, latin1, open_checkpoint, plain, write_paddle
+from ckptconv.containers import Checkpoint, Item, Reader, latin1, open_checkpoint, write_paddle
 from ckptconv.containers.checkpoint import shared_views
 from ckptconv.containers.pickles import skim
+from ckptconv.containers.plain import plain
 from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe, Unsupported
 from tests.containers.oracle import ROOT, TESTS, items
 

@@ -20,9 +20,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptconv.containers import open_checkpoint, plain
+from ckptconv.containers import open_checkpoint
 from ckptconv.containers.inert import walk
 from ckptconv.containers.pickles import read_pickle
+from ckptconv.containers.plain import plain
 from ckptconv.errors import CkptconvError, Damaged, Unsafe, Unsupported
 from tests.containers.oracle import TESTS
 
