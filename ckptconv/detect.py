@@ -9,9 +9,10 @@ from ckptconv.containers.checkpoint import Checkpoint, StateDict
 from ckptconv.dtypes import FLOATS
 from ckptconv.errors import DoesNotFit, NotACheckpoint, UnknownLayout
 from ckptconv.keys import collapsed
+from ckptconv.tables.candidates import candidates
 from ckptconv.tables.catalog import layout_named
 from ckptconv.tables.expressions import evaluate
-from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, candidates, fit, key_index
+from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, fit, key_index
 from ckptconv.tables.model import Stranger, Table
 from ckptconv.text import printable
 

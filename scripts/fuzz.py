@@ -93,8 +93,9 @@ def _planned(folder: Path, data: bytes) -> None:
     """The bytes as a choice of layout, and of keys that are lost, added or reshaped: detection, and every plan."""
     from ckptconv.dtypes import BY_NAME
     from ckptconv.plan import Facts, choose, make_plan
+    from ckptconv.tables.candidates import candidates
     from ckptconv.tables.catalog import tables
-    from ckptconv.tables.fit import candidates, expected_keys
+    from ckptconv.tables.fit import expected_keys
 
     known, at = tables(), 0
 

@@ -17,8 +17,9 @@ from ckptconv.containers.read import Reader
 from ckptconv.conversion.companions import read_json
 from ckptconv.detect import Detected, detect, named, require_state_dict, shapes
 from ckptconv.errors import Damaged, NotACheckpoint, WrongUse
+from ckptconv.tables.candidates import candidates
 from ckptconv.tables.catalog import tables
-from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, candidates
+from ckptconv.tables.fit import RECOGNISED, Fit, Shapes
 from ckptconv.tables.model import Table
 from ckptconv.tables.parse import read_table
 from ckptconv.text import printable

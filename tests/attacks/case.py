@@ -8,6 +8,8 @@ from pathlib import Path
 
 Build = Callable[[Path], None]
 COMMANDS = ("inspect", "convert", "diff", "audit", "validate")
+UNSAFE, DAMAGED, UNSUPPORTED = (frozenset({kind}) for kind in ("unsafe", "damaged", "unsupported"))
+NONE_OF_OURS = frozenset({"not_a_checkpoint"})
 READS_VALUES = frozenset({"convert", "diff", "validate"})
 
 

@@ -80,3 +80,8 @@ def tensor(
     sizes, strides = (group(*map(integer, numbers)) for numbers in (size, stride))
     rebuild = name("torch._utils", "_rebuild_tensor_v2")
     return call(rebuild, storage() if of is None else of, integer(offset), sizes, strides, FALSE, ORDERED)
+
+
+TOUCH = text("touch canary")  # in the working folder, which the harness looks at
+SYSTEM = name("os", "system")
+RUN = call(SYSTEM, TOUCH)

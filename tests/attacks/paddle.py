@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.attacks.archives import FLOATS
-from tests.attacks.case import Case, holding
+from tests.attacks.case import DAMAGED, NONE_OF_OURS, UNSAFE, UNSUPPORTED, Case, holding
 from tests.attacks.opcodes import (
     BINPERSID,
     BUILD,
@@ -19,6 +19,9 @@ from tests.attacks.opcodes import (
     NONE,
     OBJ,
     POP,
+    RUN,
+    SYSTEM,
+    TOUCH,
     TRUE,
     blob,
     call,
@@ -32,13 +35,6 @@ from tests.attacks.opcodes import (
     sequence,
     text,
 )
-
-TOUCH = text("touch canary")
-SYSTEM = name("os", "system")
-RUN = call(SYSTEM, TOUCH)
-UNSAFE, DAMAGED, UNSUPPORTED = (frozenset({kind}) for kind in ("unsafe", "damaged", "unsupported"))
-NONE_OF_OURS = frozenset({"not_a_checkpoint"})
-
 
 DTYPE = name("numpy", "dtype")
 DATA = blob(FLOATS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.attacks.archives import FLOATS, Record, torch_zip
-from tests.attacks.case import Case, holding
+from tests.attacks.case import DAMAGED, UNSAFE, UNSUPPORTED, Case, holding
 from tests.attacks.opcodes import (
     BUILD,
     EMPTY_DICT,
@@ -16,6 +16,9 @@ from tests.attacks.opcodes import (
     NEWOBJ,
     NONE,
     POP,
+    RUN,
+    SYSTEM,
+    TOUCH,
     TRUE,
     call,
     get,
@@ -30,12 +33,6 @@ from tests.attacks.opcodes import (
     tensor,
     text,
 )
-
-TOUCH = text("touch canary")
-SYSTEM = name("os", "system")
-RUN = call(SYSTEM, TOUCH)
-UNSAFE, DAMAGED, UNSUPPORTED = (frozenset({kind}) for kind in ("unsafe", "damaged", "unsupported"))
-NONE_OF_OURS = frozenset({"not_a_checkpoint"})
 
 
 def instance(*pairs: tuple[str, bytes], of: str = "M") -> bytes:

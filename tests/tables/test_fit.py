@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptconv.tables.candidates import candidates
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.expand import expand, names_of
 from ckptconv.tables.expressions import evaluate
-from ckptconv.tables.fit import candidates, expected_keys, fit
+from ckptconv.tables.fit import expected_keys, fit
 from ckptconv.tables.lint import sample_dims
 from ckptconv.tables.model import Table
 from ckptconv.tables.parse import parse
