@@ -12,9 +12,10 @@ from ckptconv.conversion.sides import Explained, Side, Together, View, views_of
 from ckptconv.detect import shapes, state_dict_of
 from ckptconv.errors import DoesNotFit
 from ckptconv.plan import NONE, Chosen, Plan, Told, choose, make_plan, refused_drops
-from ckptconv.tables.expand import KeyIndex, expand, names_of, row_names, written_out
+from ckptconv.tables.expand import expand, names_of, row_names
 from ckptconv.tables.fit import Fit, fit
-from ckptconv.tables.model import Drop, Table
+from ckptconv.tables.lines import drop_lines
+from ckptconv.tables.model import Table
 
 
 def of_one_family(a: Side, b: Side) -> Together | None:
@@ -61,20 +62,12 @@ def _reasons(found: Fit, other: Fit, tensors: StateDict, checkpoint: Checkpoint)
             if drop.when != "zeros" or not any(any(chunk) for chunk in reader.chunks(tensors[key])):
                 yield key, drop.reason
     if other.name != found.name:
-        lines = _drop_lines(found)
+        lines = drop_lines(found.table, found.layout.name)
         rows = {row.line: row.cells[found.table.column(other.layout.name)] for row in found.table.rows}
         for param, slot in found.slots.items():
             drops, _ = lines.find(slot.key) if rows[param.line] is None else ((), ())
             if drops:
                 yield slot.key, drops[0].reason
-
-
-def _drop_lines(found: Fit) -> KeyIndex[Drop]:
-    index: KeyIndex[Drop] = KeyIndex(found.table.lets)
-    for line in found.table.drops:
-        for text, _ in written_out(line.template, found.table.lets) if line.layout == found.layout.name else ():
-            index.add(text, line)
-    return index
 
 
 def _seen_as(source: Side, found: Fit, other: Side, target: Fit) -> Together:

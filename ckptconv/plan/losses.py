@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ckptconv.plan.heads import Chosen
 from ckptconv.plan.steps import Facts, Resized, Step, Told
-from ckptconv.tables.expand import KeyIndex, Param, Slot, written_out
+from ckptconv.tables.expand import Param, Slot
 from ckptconv.tables.fit import Fit
+from ckptconv.tables.lines import drop_lines
 from ckptconv.tables.model import Drop, Fold
 
 
@@ -76,10 +77,7 @@ class _Reasons:
     """Why a parameter is left behind: its `drop` line, or the choice of heads."""
 
     def __init__(self, fit: Fit, chosen: Chosen) -> None:
-        self._lines: KeyIndex[Drop] = KeyIndex(fit.table.lets)
-        for line in fit.table.drops:
-            for text, _ in written_out(line.template, fit.table.lets) if line.layout == fit.layout.name else ():
-                self._lines.add(text, line)
+        self._lines = drop_lines(fit.table, fit.layout.name)
         self._options = {row.line: row.option for row in fit.table.rows}
         self._chosen = chosen
 

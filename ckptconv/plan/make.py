@@ -12,7 +12,6 @@ from ckptconv.plan.losses import dropped, folds, resizes
 from ckptconv.plan.steps import Facts, Fill, Plan, Rows, Step, Told
 from ckptconv.tables.expand import (
     Dims,
-    KeyIndex,
     Param,
     Slot,
     counted,
@@ -23,7 +22,8 @@ from ckptconv.tables.expand import (
     written_out,
 )
 from ckptconv.tables.fit import Fit, tensor_shape
-from ckptconv.tables.model import Create, Index, Rest, Table
+from ckptconv.tables.lines import create_lines
+from ckptconv.tables.model import Index, Rest, Table
 
 
 def ask(fit: Fit) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...], tuple[str, ...]]:
@@ -120,7 +120,7 @@ def _steps(
             steps[key] = Step(key, dtypes[fit.slots[members[0][0]].key], tensor_shape(members[0][1]), tuple(parts))
         else:
             late.append((key, members[0][1]))
-    lines = _create_lines(fit.table, target)
+    lines = create_lines(fit.table, target)
     created = []
     for key, slot in late:
         (line, *_), values = lines.find(key)
@@ -138,15 +138,6 @@ def _steps(
 def _usual(steps: Mapping[str, Step]) -> DType:
     """The dtype that most of the tensors have."""
     return Counter(step.dtype for step in steps.values()).most_common(1)[0][0]
-
-
-def _create_lines(table: Table, target: str) -> KeyIndex[Create]:
-    index: KeyIndex[Create] = KeyIndex(table.lets)
-    for line in table.creates:
-        for text, values in written_out(line.template, table.lets) if line.layout == target else ():
-            source = None if line.source is None else fill_in(line.source, dict(values))
-            index.add(text, replace(line, source=source))
-    return index
 
 
 def _copies(table: Table, target: str, steps: Iterable[Step]) -> list[tuple[Step, str]]:

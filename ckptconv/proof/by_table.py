@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ckptconv.containers.checkpoint import StateDict
 from ckptconv.proof.found import Cut, Dropped, Proof, Proved
 from ckptconv.proof.values import Values, parameter, rows
-from ckptconv.tables.expand import KeyIndex, Param, Slot, fill_in, written_out
+from ckptconv.tables.expand import KeyIndex, Param, Slot, fill_in
 from ckptconv.tables.fit import Fit
+from ckptconv.tables.lines import create_lines, drop_lines
 from ckptconv.tables.model import Create, Drop, Fold
 
 
@@ -34,23 +35,12 @@ class Side:
     @cached_property
     def creates(self) -> KeyIndex[Create]:
         """The `create` lines of this layout, by key."""
-        index: KeyIndex[Create] = KeyIndex(self.fit.table.lets)
-        for line in self.fit.table.creates:
-            for text, chosen in self._written_out(line):
-                index.add(text, replace(line, source=line.source and fill_in(line.source, dict(chosen))))
-        return index
+        return create_lines(self.fit.table, self.fit.layout.name)
 
     @cached_property
     def drops(self) -> KeyIndex[Drop]:
         """The `drop` lines of this layout, by key."""
-        index: KeyIndex[Drop] = KeyIndex(self.fit.table.lets)
-        for line in self.fit.table.drops:
-            for text, _ in self._written_out(line):
-                index.add(text, line)
-        return index
-
-    def _written_out(self, line: Create | Drop) -> Iterable[tuple[str, tuple[tuple[str, str], ...]]]:
-        return written_out(line.template, self.fit.table.lets) if line.layout == self.fit.layout.name else ()
+        return drop_lines(self.fit.table, self.fit.layout.name)
 
     def original(self, key: str) -> str:
         """The key as the file has it."""
