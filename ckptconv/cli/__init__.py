@@ -17,6 +17,7 @@ from ckptconv.cli.tables import tables
 from ckptconv.cli.validate import validate
 from ckptconv.cli.verify import verify
 from ckptconv.errors import CkptconvError
+from ckptconv.garbage import uncollected
 
 _EPILOG = """Exit codes: 0 done, nothing found; 1 findings; 2 wrong usage; 3 the input can't be read, is unsafe or
 unsupported, or the output can't be written."""
@@ -32,7 +33,9 @@ class _Group(click.Group):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only still gets a report
         try:
-            sys.exit(super().main(arguments, *more, **options) or 0)
+            with uncollected():
+                status = super().main(arguments, *more, **options)
+            sys.exit(status or 0)
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)
         except click.ClickException as error:

@@ -47,7 +47,7 @@ def odd_keys(keys: Sequence[str]) -> tuple[OddKeys, ...]:
     left behind, or that are there under a prefix and without it."""
     found = [
         ("control or invisible characters", [key for key in keys if not key.isprintable()]),
-        ("blanks", [key for key in keys if key.isprintable() and any(character.isspace() for character in key)]),
+        ("blanks", [key for key in keys if key.isprintable() and " " in key]),
         ("characters outside of ASCII", [key for key in keys if key.isprintable() and not key.isascii()]),
         ("an empty part", [key for key in keys if ".." in f".{key}."]),
         ("equal but for upper and lower case", _equal_but_for_case(keys)),

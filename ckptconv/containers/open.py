@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Source
-from ckptconv.containers.paddle import open_paddle
 from ckptconv.containers.reading import Reading
-from ckptconv.containers.safetensors import open_safetensors
-from ckptconv.containers.sharded import open_sharded
-from ckptconv.containers.torch_legacy import open_torch_legacy
-from ckptconv.containers.torch_zip import open_archive, open_torch_zip
-from ckptconv.containers.torchscript import open_torchscript
 from ckptconv.errors import CkptconvError, NotACheckpoint, Unsafe
+from ckptconv.garbage import uncollected
 from ckptconv.text import printable
 
 _PREFERRED = (
@@ -31,7 +24,7 @@ _PREFERRED = (
     "checkpoint_last.pt",
     "model_state.pdparams",
 )
-_SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".pdparams")
+_SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".pdparams", ".torchscript", ".ptl")
 _NO_WEIGHTS = (
     "training_args.bin",
     "optimizer.bin",
@@ -76,7 +69,7 @@ def open_checkpoint(path: str | os.PathLike[str], allow_unknown: bool = False) -
 
 
 def _open_file(path: Path, reading: Reading, shard: bool = False) -> Checkpoint:
-    with _paused_gc(), Source(path) as source:
+    with uncollected(), Source(path) as source:
         try:
             return _reader(source, shard)(source, reading)
         except CkptconvError as problem:
@@ -84,18 +77,6 @@ def _open_file(path: Path, reading: Reading, shard: bool = False) -> Checkpoint:
             raise
         except RecursionError:
             raise Unsafe(f"{source.where} is refused as unsafe: it is nested too deeply", path) from None
-
-
-@contextmanager
-def _paused_gc() -> Iterator[None]:
-    """Half of the time would go into the cycle collector looking at nodes that are all alive."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _choose(folder: Path) -> tuple[Path, tuple[str, ...]]:
@@ -108,9 +89,8 @@ def _choose(folder: Path) -> tuple[Path, tuple[str, ...]]:
     weights = [name for name in names if name.endswith(_SUFFIXES) and name not in _NO_WEIGHTS]
     preferred = [name for name in _PREFERRED if name in names]
     if not preferred and not weights:
-        raise NotACheckpoint(
-            f"{where} has no weights in it: no .safetensors, .pt, .bin, .pth or .pdparams file", folder
-        )
+        kinds = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
+        raise NotACheckpoint(f"{where} has no weights in it: no {kinds} file", folder)
     if not preferred and len(weights) > 1:
         shown = ", ".join(map(printable, weights[:10])) + (" …" if len(weights) > 10 else "")
         raise NotACheckpoint(f"{where} has several weight files: name the one you mean ({shown})", folder)
@@ -128,23 +108,42 @@ def _is_shard_of(name: str, index: str) -> bool:
 
 
 def _reader(source: Source, shard: bool) -> Callable[[Source, Reading], Checkpoint]:
+    """What opens a file that begins like this; only that reader is imported."""
     head = source.read(0, min(source.size, 512))
     if head.startswith(b"PK\x03\x04"):
         return _open_zip
     if _LEGACY_MAGIC in head[:32] or head.startswith(_LEGACY_MAGIC_TEXT):
+        from ckptconv.containers.torch_legacy import open_torch_legacy
+
         return open_torch_legacy
     if head[8:9] == b"{" and not _is_text(head[:8]):
+        from ckptconv.containers.safetensors import open_safetensors
+
         return open_safetensors
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        from ckptconv.containers.paddle import open_paddle
+
         return open_paddle
     if _is_text(head) and head.lstrip()[:1] == b"{" and not shard:
-        return lambda index, reading: open_sharded(index, lambda path: _open_file(path, reading, shard=True))
+        return _open_index
     raise _what_it_is(source, head)
 
 
 def _open_zip(source: Source, reading: Reading) -> Checkpoint:
+    from ckptconv.containers.torch_zip import open_archive, open_torch_zip
+
     archive = open_archive(source)
-    return open_torchscript(archive, reading) if archive.is_script else open_torch_zip(archive, reading)
+    if not archive.is_script:
+        return open_torch_zip(archive, reading)
+    from ckptconv.containers.torchscript import open_torchscript
+
+    return open_torchscript(archive, reading)
+
+
+def _open_index(source: Source, reading: Reading) -> Checkpoint:
+    from ckptconv.containers.sharded import open_sharded
+
+    return open_sharded(source, lambda path: _open_file(path, reading, shard=True))
 
 
 def _is_text(head: bytes) -> bool:

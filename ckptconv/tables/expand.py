@@ -88,9 +88,17 @@ def written_out(text: str, lets: Mapping[str, Let]) -> Iterator[tuple[str, tuple
         yield fill_in(text, dict(chosen)), tuple(sorted(chosen))
 
 
+@cache
+def _pieces(text: str) -> tuple[str, ...]:
+    """Text and placeholder names in turn."""
+    return tuple(_PLACEHOLDER.split(text))
+
+
 def fill_in(text: str, values: Mapping[str, str]) -> str:
     """The template with the placeholders that `values` names replaced."""
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text)
+    pieces = list(_pieces(text))
+    pieces[1::2] = [values.get(name, f"{{{name}}}") for name in pieces[1::2]]
+    return "".join(pieces)
 
 
 def row_names(row: Row, lets: Mapping[str, Let]) -> tuple[str, ...]:
@@ -101,14 +109,16 @@ def row_names(row: Row, lets: Mapping[str, Let]) -> tuple[str, ...]:
 
 def templates(table: Table, layout: str) -> tuple[Template, ...]:
     """Every cell of the layout's column with its alternatives written out."""
+    column = table.column(layout)
     found = []
     for row in table.rows:
-        cell = row.cells[table.column(layout)]
+        cell = row.cells[column]
         if cell is not None:
+            names = row_names(row, table.lets)
             for text, values in written_out(cell.template, table.lets):
                 # A bias has the first axis of its row's shape (torch.nn.Linear, LayerNorm).
                 symbols = row.shape[:1] if text.endswith("bias") else row.shape
-                over = tuple(dict.fromkeys((*placeholders(text), *row_names(row, table.lets))))
+                over = tuple(dict.fromkeys((*placeholders(text), *names)))
                 found.append(Template(text, row, cell, values, symbols, over))
     return tuple(found)
 
@@ -135,12 +145,18 @@ def expand(table: Table, layout: str, dims: Dims) -> dict[Param, Slot]:
     """
     slots: dict[Param, Slot] = {}
     there = [template for template in templates(table, layout) if active(template.row.option, dims)]
+    by_name = any("@" in size for size in dims)  # else a template's parameters all have one shape
     for block in _blocks(there):
+        shapes = {(template.row.line, template.text): _shape(template, (), dims) for template in block}
         for key, template, values in _in_order(block, table.lets, dims):
-            shape = tuple(size_of(symbol, values, dims) for symbol in template.symbols)
+            shape = _shape(template, values, dims) if by_name else shapes[template.row.line, template.text]
             param = Param(template.row.line, tuple(sorted(template.values + values)))
             slots[param] = Slot(key, template.cell, shape, template.symbols, template.row.line)
     return slots
+
+
+def _shape(template: Template, values: Sequence[tuple[str, str]], dims: Dims) -> tuple[int, ...]:
+    return tuple(size_of(symbol, values, dims) for symbol in template.symbols)
 
 
 def size_of(symbol: str, values: Sequence[tuple[str, str]], dims: Dims) -> int:
@@ -210,18 +226,28 @@ class KeyIndex(Generic[T]):
     def _find(
         self, node: _Node[T], parts: list[str], at: int, values: tuple[tuple[str, str], ...]
     ) -> tuple[tuple[T, ...], tuple[tuple[str, str], ...]]:
-        if at == len(parts):
-            return node.payloads, values
-        part = parts[at]
-        if part in node.children:
-            found = self._find(node.children[part], parts, at + 1, values)
+        while at < len(parts):
+            child = node.children.get(parts[at])
+            if node.places:
+                return self._branch(node, child, parts, at, values)
+            if child is None:
+                return (), ()
+            node, at = child, at + 1
+        return node.payloads, values
+
+    def _branch(
+        self, node: _Node[T], child: _Node[T] | None, parts: list[str], at: int, values: tuple[tuple[str, str], ...]
+    ) -> tuple[tuple[T, ...], tuple[tuple[str, str], ...]]:
+        """Where a placeholder may stand: the exact text first."""
+        if child is not None:
+            found = self._find(child, parts, at + 1, values)
             if found[0]:
                 return found
-        for let, child in node.places:
+        for let, place in node.places:
             if isinstance(let, Rest):
-                return child.payloads, (*values, (let.name, ".".join(parts[at:])))
-            if isinstance(let, Name) or (isinstance(let, Index) and is_index(part)):
-                found = self._find(child, parts, at + 1, (*values, (let.name, part)))
+                return place.payloads, (*values, (let.name, ".".join(parts[at:])))
+            if isinstance(let, Name) or (isinstance(let, Index) and is_index(parts[at])):
+                found = self._find(place, parts, at + 1, (*values, (let.name, parts[at])))
                 if found[0]:
                     return found
         return (), ()

@@ -96,16 +96,14 @@ class Fit:
 
 # Below this share of known keys a state dict is another model, not a damaged one.
 RECOGNISED = 0.5
-# Of a state dict with more keys than any model of ours, every n-th key tells first whether a layout is worth a look.
-_MANY, _SAMPLE, _KNOWN = 10_000, 2_000, 0.01
 # A state dict with fewer than one in so many of a layout's parameters isn't in that layout, whatever its keys say.
 _SPARSE = 10
 
-_Payload = Template | Const | Drop | str
+Payload = Template | Const | Drop | str
 
 
 def fit(
-    table: Table, layout: str, shapes: Shapes, entry: str = "", index: KeyIndex[_Payload] | None = None, head: str = ""
+    table: Table, layout: str, shapes: Shapes, entry: str = "", index: KeyIndex[Payload] | None = None, head: str = ""
 ) -> Fit:
     """See the state dict `shapes` as `layout` of `table`, read as it fits best; linear in the number of keys.
 
@@ -113,8 +111,6 @@ def fit(
     a layout whose keys don't say; "" is its default.
     """
     index = index or key_index(table, layout)
-    if len(shapes) > _MANY and not _promising(table, layout, tuple(shapes), index):
-        return _nothing(table, layout, shapes, entry, Spelled({key: key for key in shapes}))
     plain: Fit | None = None
     for spelled in spellings(table, layout, tuple(shapes)):
         named = {key: shapes[original] for key, original in spelled.original.items()}
@@ -127,16 +123,7 @@ def fit(
     return plain
 
 
-def _promising(table: Table, layout: str, keys: tuple[str, ...], index: KeyIndex[_Payload]) -> bool:
-    """Whether the layout knows some of an even sample of the keys, however they are read."""
-    sample = keys[:: len(keys) // _SAMPLE]
-    return any(
-        sum(bool(index.find(key)[0]) for key in spelled.original) >= _KNOWN * len(sample)
-        for spelled in spellings(table, layout, sample)
-    )
-
-
-def _nothing(table: Table, layout: str, shapes: Shapes, entry: str, spelled: Spelled) -> Fit:
+def no_fit(table: Table, layout: str, shapes: Shapes, entry: str, spelled: Spelled) -> Fit:
     """What a state dict of another model is, seen as the layout."""
     none: dict[str, str] = {}
     return Fit(
@@ -145,7 +132,7 @@ def _nothing(table: Table, layout: str, shapes: Shapes, entry: str, spelled: Spe
 
 
 def _fit(
-    table: Table, layout: str, shapes: Shapes, entry: str, index: KeyIndex[_Payload], head: str, spelled: Spelled
+    table: Table, layout: str, shapes: Shapes, entry: str, index: KeyIndex[Payload], head: str, spelled: Spelled
 ) -> Fit:
     payloads, values = _looked_up(shapes, index, table)
     known: dict[str, list[Template]] = {}
@@ -166,7 +153,7 @@ def _fit(
         else:
             aliases.add(key)
     if not known and not aliases:
-        return _nothing(table, layout, shapes, entry, spelled)
+        return no_fit(table, layout, shapes, entry, spelled)
     options = _options(table, known)
     found = {key: there for key, rows in known.items() if (there := [t for t in rows if active(t.row.option, options)])}
     unexpected += [key for key in known if key not in found]
@@ -179,7 +166,7 @@ def _fit(
     named = _names(table, layout, found, values, head)
     dims = _dims(table, voters, seen, values) | _layers(table, found, values) | options | named
     if _expected(table, layout, dims) > _SPARSE * len(shapes) + 1000:
-        return _nothing(table, layout, shapes, entry, spelled)
+        return no_fit(table, layout, shapes, entry, spelled)
     slots, missing = _resolve(expand(table, layout, dims), shapes, absent)
     odd = [
         Mismatch(k, shapes[k], const.shape, (), const.line) for k, const in consts.items() if shapes[k] != const.shape
@@ -207,8 +194,8 @@ _Values = Mapping[str, tuple[tuple[str, str], ...]]
 
 
 def _looked_up(
-    shapes: Shapes, index: KeyIndex[_Payload], table: Table
-) -> tuple[dict[str, tuple[_Payload, ...]], dict[str, tuple[tuple[str, str], ...]]]:
+    shapes: Shapes, index: KeyIndex[Payload], table: Table
+) -> tuple[dict[str, tuple[Payload, ...]], dict[str, tuple[tuple[str, str], ...]]]:
     """What the layout knows of each key, and the values of the placeholders in it; keys that it doesn't know are left
     out, and so are ones with an index beyond the number of keys."""
     payloads, values = {}, {}
@@ -238,11 +225,11 @@ def _names(
     """What every name placeholder stands for: what the keys say, or else `head`, or else its default."""
     said = {f"{name}={value}": True for key in found for name, value in values[key] if _is_name(table, name)}
     asked = {name for key in found for name, _ in values[key]}
+    rows = {template.row.line: template.row for templates in found.values() for template in templates}
     silent = {
         f"{name}={head or let.default}": True
-        for rows in found.values()
-        for template in rows
-        for name in row_names(template.row, table.lets)
+        for row in rows.values()
+        for name in row_names(row, table.lets)
         if name not in asked and isinstance(let := table.lets[name], Name)
     }
     # A model whose names can be selected has one of them at least: without any, the default's keys are missing.
@@ -267,13 +254,14 @@ def _expected(table: Table, layout: str, dims: Dims) -> int:
     return total
 
 
-def key_index(table: Table, layout: str) -> KeyIndex[_Payload]:
+def key_index(table: Table, layout: str) -> KeyIndex[Payload]:
     """Every key that the layout knows: its rows, constants, drops and other names of tied keys."""
-    index: KeyIndex[_Payload] = KeyIndex(table.lets)
-    for template in templates(table, layout):
+    index: KeyIndex[Payload] = KeyIndex(table.lets)
+    there = templates(table, layout)
+    for template in there:
         index.add(template.text, template)
-    rows = {template.text for template in templates(table, layout)}
-    others: list[tuple[str, _Payload]] = [(const.template, const) for const in table.consts if const.layout == layout]
+    rows = {template.text for template in there}
+    others: list[tuple[str, Payload]] = [(const.template, const) for const in table.consts if const.layout == layout]
     others += [(drop.template, drop) for drop in table.drops if drop.layout == layout]
     others += [(key, key) for tie in table.ties if tie.layout == layout for key in tie.keys]
     for text, payload in others:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import strategies as st
 
 from ckptconv import dtypes
-from ckptconv.containers import Checkpoint, Item, Reader
+from ckptconv.containers import Checkpoint, Reader
+from ckptconv.containers.write import Item
 
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent

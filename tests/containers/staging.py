@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ckptconv.containers import (
-    staged,
-)
 from ckptconv.containers.atomic import Stage
+from ckptconv.containers.write import staged
 
 
 def tree(folder: Path) -> dict[str, str | None]:

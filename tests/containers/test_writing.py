@@ -18,14 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from ckptconv import dtypes
-from ckptconv.containers import (
-    Item,
-    open_checkpoint,
-    plain,
-    write_safetensors,
-    write_sharded_safetensors,
-    write_torch,
-)
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.plain import plain
+from ckptconv.containers.write import Item, write_safetensors, write_sharded_safetensors, write_torch
 from ckptconv.errors import CannotWrite, Damaged, Unsupported
 from tests.containers.oracle import DTYPES, TESTS, assert_equal_tensors, assert_same, items, state_dicts, storage_of
 
@@ -215,7 +210,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path):
     """Under other hash seeds, locales, time zones and folders."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom ckptconv import dtypes\n"
-        "from ckptconv.containers import Item, write_safetensors, write_torch, write_sharded_safetensors\n"
+        "from ckptconv.containers.write import Item, write_safetensors, write_torch, write_sharded_safetensors\n"
         "given = [Item(key, dtypes.F32, (2,), lambda: [b'12345678']) for key in ('b', 'é', 'a')]\n"
         "given.append(Item('t', dtypes.F32, (2,), list, 'a'))\n"
         "folder = Path(sys.argv[1])\n"
