@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ckptconv.containers.items import Item, split_tied
@@ -17,6 +18,7 @@ from ckptconv.containers.output import Output
 from ckptconv.containers.paddle import NAMES
 from ckptconv.dtypes import DType
 from ckptconv.errors import Unsupported
+from ckptconv.parallel import ahead
 from ckptconv.text import printable
 
 _CODES = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "BOOL": "b1"}
@@ -50,8 +52,11 @@ def write_paddle(path: Path, items: Sequence[Item], names: Mapping[str, str] | N
         pieces += [_text(NAMES), b"}(", *(_text(text) for pair in names.items() for text in pair), b"u"]
     pieces.append(b"u.")
     with Output(path, sum(piece.nbytes if isinstance(piece, Item) else len(piece) for piece in pieces)) as output:
-        for piece in pieces:
-            output.write_all(piece.pieces() if isinstance(piece, Item) else (piece,))
+        output.write_all(ahead(chain.from_iterable(map(_bytes, pieces))))
+
+
+def _bytes(piece: Item | bytes) -> Iterable[bytes | memoryview]:
+    return piece.pieces() if isinstance(piece, Item) else (piece,)
 
 
 def _check(path: Path, items: Iterable[Item]) -> None:

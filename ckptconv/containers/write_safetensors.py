@@ -15,6 +15,7 @@ from ckptconv.containers.items import Item, check_for_safetensors, split_tied
 from ckptconv.containers.output import Output, write_file
 from ckptconv.containers.safetensors import HEADER_LIMIT, TIED
 from ckptconv.errors import Unsupported
+from ckptconv.parallel import ahead
 from ckptconv.text import printable
 
 _TYPES = "U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F8_E8M0 F8_E4M3 F8_E5M2 I8 U8 BOOL"
@@ -82,8 +83,7 @@ def _write(path: Path, stored: Sequence[Item], tied: Mapping[str, str], metadata
         raise Unsupported(f"{where} can't hold {len(ordered):,} tensors: its header would be too long", path)
     with Output(path, 8 + len(header) + sum(item.nbytes for item in ordered)) as output:
         output.write(len(header).to_bytes(8, "little") + header)
-        for item in ordered:
-            output.write_all(item.pieces())
+        output.write_all(ahead(piece for item in ordered for piece in item.pieces()))
 
 
 def _header(ordered: Sequence[Item], tied: Mapping[str, str], metadata: Mapping[str, str]) -> bytes:

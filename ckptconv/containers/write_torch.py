@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ckptconv.containers.emit import Emitter, TensorRef
 from ckptconv.containers.items import Bytes, Item, split_tied
 from ckptconv.containers.output import Output
+from ckptconv.parallel import ahead
 
 _ALIGNMENT = 64
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -107,20 +110,30 @@ def _write_zip(path: Path, contents: Iterable[tuple[str, int, Callable[[], Itera
         start = records[-1].end
     size = start + sum(len(record.central(0)) for record in records)
     with Output(path, size + _END64.size + _LOCATOR.size + _END.size) as output:
-        checksums = [_write_record(output, record) for record in records]
+        checksums = list(_write_records(output, records))
         output.write_all(record.central(crc) for record, crc in zip(records, checksums, strict=True))
         output.write(_end(len(records), start, size - start))
 
 
-def _write_record(output: Output, record: _Record) -> int:
-    """Header and bytes; the checksum is put into the header when it is known. Returns it."""
-    output.write(record.local(0))
-    crc = 0
-    for piece in record.pieces():
-        crc = zlib.crc32(piece, crc)
-        output.write(piece)
-    output.patch(record.header, record.local(crc))
-    return crc
+def _write_records(output: Output, records: Sequence[_Record]) -> Iterator[int]:
+    """Headers and bytes; a record's checksum is put into its header when it is known. Yields the checksums."""
+    pieces = ahead(_pieces(records), size=lambda numbered: len(numbered[1]))
+    for number, numbered in groupby(pieces, key=itemgetter(0)):
+        record, crc = records[number], 0
+        output.write(record.local(0))
+        for _, piece in numbered:
+            crc = zlib.crc32(piece, crc)
+            output.write(piece)
+        output.patch(record.header, record.local(crc))
+        yield crc
+
+
+def _pieces(records: Sequence[_Record]) -> Iterator[tuple[int, Bytes]]:
+    """The records' bytes, each piece with the number of its record; of an empty record an empty piece."""
+    for number, record in enumerate(records):
+        yield number, b""
+        for piece in record.pieces():
+            yield number, piece
 
 
 def _end(count: int, start: int, size: int) -> bytes:

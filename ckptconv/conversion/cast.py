@@ -8,6 +8,7 @@ from typing import Any
 
 from ckptconv.dtypes import BY_NAME, FLOATS, DType
 from ckptconv.errors import Unsupported
+from ckptconv.parallel import mapped
 
 
 @dataclass
@@ -25,14 +26,19 @@ def cast(chunks: Iterable[Any], source: DType, target: DType, overflow: Overflow
     import numpy as np
 
     old, new = _numpy(source), _numpy(target)
-    for chunk in chunks:
+    largest = _largest(target)
+
+    def rounded(chunk: Any) -> tuple[memoryview, int]:
         values = np.frombuffer(chunk, dtype=old)
         with np.errstate(over="ignore", invalid="ignore"):
             result = values.astype(new)
-        infinite = np.isinf(result)
-        if infinite.any():
-            overflow.count += int((infinite & np.isfinite(values)).sum())
-        yield result.view(np.uint8).data
+        fits = -largest <= values.min() and values.max() <= largest  # not so with NaN either
+        infinite = 0 if fits else int((np.isinf(result) & np.isfinite(values)).sum())
+        return result.view(np.uint8).data, infinite
+
+    for data, infinite in mapped(rounded, chunks):
+        overflow.count += infinite
+        yield data
 
 
 def add(chunks: Iterable[Any], dtype: DType, row: bytes, row_dtype: DType) -> tuple[Iterator[Any], DType]:
@@ -55,6 +61,13 @@ def add(chunks: Iterable[Any], dtype: DType, row: bytes, row_dtype: DType) -> tu
             yield values.view(np.uint8).data
 
     return sums(), wide
+
+
+def _largest(dtype: DType) -> float:
+    """The largest finite number of a floating dtype."""
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(_numpy(dtype)).max)
 
 
 def _numpy(dtype: DType) -> Any:

@@ -8,6 +8,7 @@ from math import inf, isfinite, sqrt
 from typing import Any
 
 from ckptconv.dtypes import FLOATS, DType
+from ckptconv.parallel import mapped
 
 _PIECE = 1 << 20  # bytes that are compared at a time, as many as readers give
 _BLOCK = 1 << 16  # elements whose numbers are looked at together: they stay in the cache
@@ -88,14 +89,19 @@ def compare(
     which are compared exactly. Memory: a few MiB. Raises ValueError for tensors of different sizes.
     """
     common = common_type(a_dtype, b_dtype)
-    tally = _Tally(a_dtype, b_dtype, common, tolerance)
+    total = _Tally(a_dtype, b_dtype, common, tolerance)
     elements = _PIECE // max(a_dtype.itemsize, b_dtype.itemsize)
     pieces_a, pieces_b = _pieces(a, elements * a_dtype.itemsize), _pieces(b, elements * b_dtype.itemsize)
-    for left, right in zip(pieces_a, pieces_b, strict=True):
+
+    def compared(pieces: tuple[Any, Any]) -> _Tally:
+        left, right = pieces
         if len(left) * b_dtype.itemsize != len(right) * a_dtype.itemsize:
             raise ValueError(f"tensors of different sizes: pieces of {len(left)} and {len(right)} bytes")
-        tally.add(left, right)
-    return tally.result()
+        return total.fresh().add(left, right)
+
+    for tally in mapped(compared, zip(pieces_a, pieces_b, strict=True)):
+        total.merge(tally)
+    return total.result()
 
 
 def common_type(a: DType, b: DType) -> str | None:
@@ -140,7 +146,7 @@ def _pieces(chunks: Iterable[Any], size: int) -> Iterator[Any]:
 
 
 class _Tally:
-    """What is counted and summed as the pieces go by."""
+    """What is counted and summed of pieces."""
 
     def __init__(self, a: DType, b: DType, common: str | None, tolerance: Tolerance | None) -> None:
         self._a, self._b, self._common, self._tolerance = a, b, common, tolerance
@@ -151,15 +157,33 @@ class _Tally:
         self._max_rel = 0.0
         self._products = [0.0] * 4  # A with itself, B with itself, A with B, B - A with itself
 
-    def add(self, left: Any, right: Any) -> None:
-        """Compare two pieces with the same elements."""
+    def fresh(self) -> _Tally:
+        """One for the next pieces, which needn't look for a rounding that earlier ones rule out."""
+        other = _Tally(self._a, self._b, self._common, self._tolerance)
+        other._rounds = self._rounds
+        return other
+
+    def merge(self, other: _Tally) -> None:
+        """Add what was found in other pieces."""
+        self._equal &= other._equal
+        self._rounds = [target for target in self._rounds if target in other._rounds]
+        self._changed += other._changed
+        self._beyond += other._beyond
+        self._nans += other._nans
+        self._infinities += other._infinities
+        self._max_abs = max(self._max_abs, other._max_abs)
+        self._max_rel = max(self._max_rel, other._max_rel)
+        self._products = [mine + theirs for mine, theirs in zip(self._products, other._products, strict=True)]
+
+    def add(self, left: Any, right: Any) -> _Tally:
+        """Compare two pieces with the same elements; returns itself."""
         import numpy as np
 
         same = self._a == self._b and bytes(left) == bytes(right)
         self._equal &= same or self._a != self._b
         if self._common is None:
             self._equal &= same
-            return
+            return self
         with np.errstate(all="ignore"):
             x = numbers(left, self._a, self._common)
             y = x if same else numbers(right, self._b, self._common)
@@ -173,6 +197,7 @@ class _Tally:
             for at in range(0, x.size, _BLOCK):
                 part = x[at : at + _BLOCK]
                 self._measure(part, part if y is x else y[at : at + _BLOCK])
+        return self
 
     def _still_round(self, left: Any, right: Any) -> list[DType]:
         """The dtypes in which both sides are still bitwise equal."""

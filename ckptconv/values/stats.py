@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from math import hypot, isfinite, ldexp, sqrt
+from threading import local
 from typing import Any, NamedTuple
 
 from ckptconv.dtypes import DType
+from ckptconv.parallel import mapped
 
 Bytes = bytes | bytearray | memoryview
 _Array = Any
@@ -69,7 +71,7 @@ def stats(chunks: Iterable[Bytes], dtype: DType) -> Stats:
     counted, and `unsupported` says so.
     """
     measure, unsupported = _measure(dtype)
-    part = reduce(_merged, map(measure, _blocks(chunks)), _Part())
+    part = reduce(_merged, mapped(measure, _blocks(chunks)), _Part())
     counts = (part.zeros, part.nan, part.inf)
     if not part.finite:
         return Stats(part.elements, None, None, None, None, *counts, unsupported if part.elements else "")
@@ -126,8 +128,9 @@ def _merged(a: _Part, b: _Part) -> _Part:
     )
 
 
-class _Numbers:
-    """Measures one block of numbers after the other in the same memory: fresh memory costs more than the arithmetic."""
+class _Numbers(local):
+    """Measures one block of numbers after the other in the same memory: fresh memory costs more than the arithmetic.
+    Every thread has its own."""
 
     def __init__(self, known: Any) -> None:
         import numpy as np

@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -212,7 +211,7 @@ def test_memory_is_bounded_however_large_a_chunk_is(name: str):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.zeros == found.count == len(whole) // BY_NAME[name].itemsize
-    assert peak < 12 << 20
+    assert peak < 24 << 20  # two pieces at a time
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.complex32])
@@ -249,20 +248,12 @@ def test_every_dtype_there_is_has_an_answer():
         assert stats([], dtype) == Stats(0, None, None, None, None, 0, 0, 0)
 
 
-def test_chunks_are_taken_one_at_a_time():
-    alive: list[int] = []
-
-    def chunks() -> Iterator[bytes]:
-        for _ in range(50):
-            alive.append(1)
-            yield bytes(1 << 20)
-            alive.pop()
-
+def test_a_few_chunks_are_held_at_a_time():
     tracemalloc.start()
-    stats(chunks(), BY_NAME["F32"])
+    stats((bytes(1 << 20) for _ in range(100)), BY_NAME["F32"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 << 20
+    assert peak < 16 << 20
 
 
 def test_the_room_imports_no_numpy_before_it_is_needed():

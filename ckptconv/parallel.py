@@ -1,0 +1,74 @@
+"""Work on the second core while the first goes on: in order, and never far ahead of who takes the results.
+
+What takes the time (reading, checksums, hashes, numpy's arithmetic) runs outside of Python's lock, so threads do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+_WORKERS = 2
+_WAITING = 4  # results that nobody has taken yet
+_BATCH = 1 << 20  # bytes that are handed over together
+_MOST = 500  # pieces that are handed over together: empty ones weigh nothing
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(pieces: Iterable[T], size: Callable[[T], int] = len) -> Iterator[T]:  # type: ignore[assignment]
+    """The pieces, made in another thread while the ones before are used; small ones are handed over together.
+
+    size: the bytes of a piece.
+    """
+    batches = _batches(iter(pieces), size)
+    with _pool(1) as (pool, waiting):
+        waiting.extend(pool.submit(next, batches, None) for _ in range(_WAITING))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, batches, None))
+            yield from batch
+
+
+def mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map`, with the function on two cores; the items are made in this thread. A single item needs no other."""
+    items = iter(items)
+    first = list(islice(items, 2))
+    if len(first) < 2:
+        yield from map(function, first)
+        return
+    with _pool(_WORKERS) as (pool, waiting):
+        for item in chain(first, items):
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[tuple[ThreadPoolExecutor, deque[Future[Any]]]]:
+    """Threads, and the results to come; those that nobody wants any more are not made."""
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield pool, waiting
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(pieces: Iterator[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    for first in pieces:
+        batch, total = [first], size(first)
+        while total < _BATCH and len(batch) < _MOST:
+            piece = next(pieces, None)
+            if piece is None:
+                break
+            batch.append(piece)
+            total += size(piece)
+        yield batch
