@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict
 from ckptconv.dtypes import FLOATS
-from ckptconv.errors import DoesNotFit, NotACheckpoint, UnknownLayout
+from ckptconv.errors import Damaged, DoesNotFit, NotACheckpoint, UnknownLayout
 from ckptconv.keys import collapsed
 from ckptconv.tables.candidates import candidates
 from ckptconv.tables.catalog import layout_named
 from ckptconv.tables.expressions import evaluate
+from ckptconv.tables.fields import agreement
 from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, fit, key_index
 from ckptconv.tables.model import Stranger, Table
 from ckptconv.text import printable
@@ -41,9 +42,36 @@ def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Detected:
     doesn't take the model for a stranger."""
     entries = {name: shapes(state_dict) for name, state_dict in checkpoint.entries.items()}
     tried = tuple(candidates(tables, entries))
-    best = tried[0] if tried and tried[0].coverage > RECOGNISED else None
+    best = _with_head(checkpoint, tried[0]) if tried and tried[0].coverage > RECOGNISED else None
     stranger = _by_dims(best) if best else _by_key(checkpoint, tables)
     return Detected(None if stranger else best, tried, stranger)
+
+
+def _with_head(checkpoint: Checkpoint, found: Fit) -> Fit:
+    """Of several heads that are called alike, the one that the config speaks of, if it does."""
+    if not found.could_be:
+        return found
+    from ckptconv.containers.settings import config_beside
+
+    try:
+        documents = {"config.json": config_beside(checkpoint)}
+    except Damaged:  # which those tell who need it
+        return found
+    state_dict, layout = shapes(checkpoint.entries[found.entry]), found.layout.name
+    seen = [fit(found.table, layout, state_dict, found.entry, head=head) for head in found.could_be]
+    sizes = {line.dim: line.size for line in found.table.defaults}
+    marks = [agreement(found.table, layout, {**sizes, **each.dims}, documents) for each in seen]
+    told = marks.count(max(marks)) == 1
+    return replace(seen[marks.index(max(marks))], could_be=()) if told else found
+
+
+def with_head_of(checkpoint: Checkpoint, found: Fit, other: Fit) -> Fit:
+    """The fit, taken for the head that `other` surely has, where its own keys could be that one."""
+    head = next((each for each in found.could_be if other.dims.get(each) and not other.could_be), "")
+    if not head:
+        return found
+    state_dict = shapes(checkpoint.entries[found.entry])
+    return replace(fit(found.table, found.layout.name, state_dict, found.entry, head=head), could_be=())
 
 
 def _by_dims(found: Fit) -> Stranger | None:
@@ -67,8 +95,9 @@ def _by_key(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Stranger | Non
 def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | None, head: str = "") -> Fit:
     """The layout of a checkpoint that is about to be converted: `layout` if given, else the detected one.
 
-    head: the name of the head, for layouts whose keys don't say it. Raises UnknownLayout (nothing fits, or it is
-    another model) or DoesNotFit (something is missing, left over or of the wrong shape; all of it is told at once).
+    head: the name of the head, or which one it is, for layouts whose keys don't say it.
+    Raises UnknownLayout (nothing fits, or it is another model) or DoesNotFit (something is missing, left over or of the
+    wrong shape; all of it is told at once).
     """
     detected = Detected(named(checkpoint, tables, layout), ()) if layout else detect(checkpoint, tables)
     found = detected.fit
@@ -77,6 +106,7 @@ def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | Non
     if head:
         state_dict = checkpoint.entries[found.entry]
         found = fit(found.table, found.layout.name, shapes(state_dict), found.entry, head=head)
+        found = replace(found, could_be=())
     if not found.exact:
         raise DoesNotFit(_misfit(checkpoint, found), checkpoint.path)
     _require_floats(checkpoint, found)
@@ -110,7 +140,7 @@ def named(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str) -> Fit
         for table in among
         for entry, state_dict in checkpoint.entries.items()
     ]
-    return max(fits, key=lambda each: (each.coverage, -len(each.missing)))
+    return _with_head(checkpoint, max(fits, key=lambda each: (each.coverage, -len(each.missing))))
 
 
 def require_state_dict(checkpoint: Checkpoint) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptconv.containers.files import Source, Stamp
+from ckptconv.containers.files import Source, Stamp, from_elsewhere, stored_on_disk
 from ckptconv.containers.strictjson import BadJson, parse
-from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint
+from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe
 from ckptconv.text import printable
 
 NAME = "conversion.json"
 _LARGEST = 16 << 20
 _PIECE = 1 << 20
+_FILES_LIMIT = 10_000  # shards, and a dozen more
+_VALUES_LIMIT = 1_000_000
+_HOLES_LIMIT = 256 << 20  # bytes that are on no disk, of all files
+_GROWTH = 64  # so many bytes may one on the disk stand for: a file system that compresses
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,29 @@ def combined(files: Iterable[Hashed]) -> str:
     return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
 
-def read(output: Path) -> Mapping[str, Any]:
-    """The receipt of an output. Raises NotACheckpoint where there is none, Damaged where it is no receipt."""
+class Hashes:
+    """SHA-256 of several files. Each is read once, however often and by whatever name it is asked for, and files that
+    are little but holes aren't read at all: a terabyte of them takes no room on the disk, and an hour to read."""
+
+    def __init__(self) -> None:
+        self._known: dict[Stamp, Hashed] = {}
+        self._holes = _HOLES_LIMIT
+
+    def of(self, path: Path, stamp: Stamp, stopped: Callable[[], bool] = lambda: False) -> Hashed:
+        """The file at `path`, which is as `stamp` says. Raises as `hashed` does, and Unsafe for holes."""
+        if stamp not in self._known:
+            stored = stored_on_disk(path)
+            self._holes -= max(0, stamp.size - _GROWTH * stored)
+            if self._holes < 0:
+                where = printable(str(path))
+                raise Unsafe(f"{where} is refused as unsafe: {stored:,} of its {stamp.size:,} bytes are no holes", path)
+            self._known[stamp] = hashed(path, path.name, stamp, stopped)
+        return replace(self._known[stamp], name=path.name)
+
+
+def read(output: Path) -> tuple[Hashed, ...]:
+    """The files that the receipt of an output names. Raises NotACheckpoint where there is none, Damaged where it is no
+    receipt."""
     path = place(output)
     if not path.exists():
         raise NotACheckpoint(
@@ -89,44 +114,48 @@ def read(output: Path) -> Mapping[str, Any]:
             raise Damaged(f"{where} is no receipt: {source.size:,} bytes, expected at most {_LARGEST:,}", path)
         data = source.read(0, source.size)
     try:
-        document = parse(data)
+        listed = tuple(_listed(parse(data, _VALUES_LIMIT)))
     except BadJson as problem:
         raise Damaged(f"{where} is no receipt: it {problem}", path) from None
-    if not isinstance(document, dict) or not list(_listed(document)):
+    if not listed or None in listed:
         raise Damaged(f"{where} is no receipt: expected `files`, a list of names, sizes and sha256", path)
-    return document
+    if len(listed) > _FILES_LIMIT:
+        raise Damaged(f"{where} is no receipt: it names {len(listed):,} files, expected at most {_FILES_LIMIT:,}", path)
+    return tuple(filter(None, listed))
 
 
 def check(output: Path) -> tuple[Verdict, ...]:
     """Every file that the output's receipt names, read and compared with it."""
-    document = read(output)
-    folder = place(output).parent
-    return tuple(_verdict(folder, each) for each in _listed(document))
+    folder, hashes = place(output).parent, Hashes()
+    return tuple(_verdict(folder, each, hashes) for each in read(output))
 
 
-def _listed(document: Mapping[str, Any]) -> Iterator[Hashed]:
-    files = document.get("files")
+def _listed(document: Any) -> Iterator[Hashed | None]:
+    """What it says of each file; None where it doesn't."""
+    files = document.get("files") if isinstance(document, dict) else None
     for each in files if isinstance(files, list) else ():
-        if not isinstance(each, dict):
-            continue
-        name, size, sha256 = (each.get(key) for key in ("name", "size", "sha256"))
-        if isinstance(name, str) and isinstance(size, int) and isinstance(sha256, str):
-            yield Hashed(name, size, sha256)
+        match each:
+            case {"name": str(name), "size": int(size), "sha256": str(sha256)}:
+                yield Hashed(name, size, sha256)
+            case _:
+                yield None
 
 
-def _verdict(folder: Path, told: Hashed) -> Verdict:
+def _verdict(folder: Path, told: Hashed, hashes: Hashes) -> Verdict:
     parts = Path(told.name).parts
     if not parts or Path(told.name).is_absolute() or ".." in parts:
         return Verdict(told.name, "changed", "a name that leaves the folder")
     path = folder / told.name
     if not os.path.lexists(path):
         return Verdict(told.name, "missing", "it isn't there")
+    if from_elsewhere(path, folder):
+        return Verdict(told.name, "changed", "a link that leaves the folder")
     try:
         with Source(path) as source:
-            size = source.size
-        if size != told.size:
-            return Verdict(told.name, "changed", f"{size:,} bytes, {told.size:,} were written")
-        found = hashed(path, told.name)
+            stamp = source.stamp
+        if stamp.size != told.size:
+            return Verdict(told.name, "changed", f"{stamp.size:,} bytes, {told.size:,} were written")
+        found = hashes.of(path, stamp)
     except CkptconvError as problem:
         return Verdict(told.name, "changed", problem.message)
     if found.sha256 != told.sha256:

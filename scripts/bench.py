@@ -1,7 +1,9 @@
-"""What the commands cost on full-size files: wall time as a ratio to `cp`, peak memory above the interpreter's.
+"""What the commands cost, measured beside what nothing can beat and beside what people use instead.
 
-Each figure is the median of several runs, each run a process of its own; the files and floors belong to the same run of
-this script, so that the ratios compare like with like. The page cache is warm.
+Files of the real shapes are generated once. Every job runs in turn with its floor, several times, each a process of
+its own in a warm page cache; told are the medians, and the median of the ratios of neighbours, so that a machine that
+is busy for a while spoils both alike. Memory is the largest resident set, bytes are those that went through read and
+write calls (/proc/PID/io).
 """
 
 from __future__ import annotations
@@ -11,126 +13,347 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
-RENAME_WITH_TORCH = """
+HERE = Path(sys.executable).parent
+CKPTCONV = [str(HERE / "ckptconv")]
+PEERS = ROOT / ".venv" / "peers" / "bin"
+FILES = {
+    "DeltaLM base": ("deltalm/fairseq",),
+    "DeltaLM base with optimizer": ("deltalm/fairseq", "--optimizer"),
+    "DeltaLM large": ("deltalm/fairseq", "--size", "large"),
+    "DeltaLM base, pretrained": ("deltalm/pretrained",),
+    "XLM-R base": ("xlmr/fairseq",),
+    "xlmr.large as published (legacy, fused, fp16)": ("xlmr/fairseq-0.8", "--size", "large", "--half"),
+    "XLM-R XL, fp16": ("xlmr/fairseq", "--size", "XL", "--half"),
+}
+TORCH = """
 import sys, torch
 from safetensors.torch import save_file
-state = torch.load(sys.argv[1], weights_only=False)["model"]
+state = torch.load(sys.argv[1], weights_only=False, mmap=MMAP)["model"]
 save_file({"model." + key: value.clone() for key, value in state.items() if "version" not in key}, sys.argv[2])
+"""
+CAST = TORCH.replace("value.clone()", "value.to(torch.DTYPE)")
+FROM_PRETRAINED = """
+import sys
+from transformers import AutoModelForMaskedLM
+AutoModelForMaskedLM.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+COMPARE = """
+import sys, torch
+a, b = (torch.load(path, weights_only=False, mmap=True)["model"] for path in sys.argv[1:])
+print(max((a[key].double() - b[key].double()).abs().max().item() for key in a))
+"""
+CHANGED = """
+import sys, torch
+saved = torch.load(sys.argv[1], weights_only=False)
+for tensor in {tensor.data_ptr(): tensor for tensor in saved["model"].values()}.values():
+    tensor += 1e-3
+torch.save(saved, sys.argv[2])
+"""
+CHANGED_SAFETENSORS = """
+import sys
+from safetensors.torch import load_file, save_file
+save_file({key: tensor + 1e-3 for key, tensor in load_file(sys.argv[1]).items()}, sys.argv[2])
+"""
+STATES = """
+import sys, torch
+from ckptconv.tables.catalog import tables
+from ckptconv.tables.fit import expected_keys
+table = next(table for table in tables() if table.family == "xlmr")
+dims = {"d": 8, "ffn": 8, "layers": int(sys.argv[2]) // 16, "positions": 10, "types": 1, "vocab": 11, "lm_head": True}
+keys = expected_keys(table, "fairseq", dims)
+torch.save({"model": {key: torch.full(shape, 3.0) if "version" in key else torch.randn(shape) for key, shape in keys}},
+           sys.argv[1])
+"""
+STEPS = """
+import gc, sys, time
+gc.disable()
+from ckptconv.containers.open import open_checkpoint
+from ckptconv.detect import detect
+from ckptconv.tables.catalog import tables
+known, times = tables(), [time.perf_counter()]
+checkpoint = open_checkpoint(sys.argv[1]); times.append(time.perf_counter())
+found = detect(checkpoint, known); times.append(time.perf_counter())
+assert found.fit.exact
+print(*(later - before for before, later in zip(times, times[1:])))
 """
 
 
 @dataclass(frozen=True)
-class Figure:
-    """seconds: median wall time. peak: largest resident set of any run, MB."""
+class Run:
+    """One process: wall time in seconds, peak resident set, bytes read and written in MB."""
 
     seconds: float
     peak: float
+    read: float
+    written: float
 
 
-def once(command: Sequence[str]) -> Figure:
+@dataclass(frozen=True)
+class Job:
+    """A command to measure. made: what it writes, removed before each run."""
+
+    name: str
+    command: Sequence[str | Path]
+    made: Path | None = None
+
+
+@dataclass
+class Table:
+    """Rows of a Markdown table, printed as they come."""
+
+    title: str
+    columns: Sequence[str]
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        print(f"\n## {self.title}", flush=True)
+
+    def add(self, *cells: str) -> None:
+        self.lines.append(f"| {' | '.join(cells)} |")
+        print(self.lines[-1], flush=True)
+
+    def text(self) -> str:
+        head = [f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
+        return "\n".join([f"## {self.title}", "", *head, *self.lines, ""])
+
+
+def once(job: Job) -> Run:
+    """Runs it. Ends the script where it fails: a ratio to a job that wasn't done means nothing."""
+    if job.made:
+        remove(job.made)
+    command = [str(part) for part in job.command]
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
     start = time.perf_counter()
-    pid = os.posix_spawnp(
-        command[0], list(command), os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    )
+    pid = os.posix_spawnp(command[0], command, os.environ, file_actions=quiet)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    seconds = time.perf_counter() - start
+    io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     _, status, usage = os.wait4(pid, 0)
-    if status:
+    if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: findings
         sys.exit(f"failed: {' '.join(command)}")
-    return Figure(time.perf_counter() - start, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_maxrss / 1024, int(io["rchar"]) / 1e6, int(io["wchar"]) / 1e6)
 
 
-def measure(command: Sequence[str], output: Path, runs: int) -> Figure:
-    """The median of `runs` runs; the output is removed before each."""
-    figures = []
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def in_turn(jobs: Sequence[Job], runs: int) -> list[list[Run]]:
+    """`runs` runs of each, one after the other in turn; one before that doesn't count."""
+    for job in jobs:
+        once(job)
+    found: list[list[Run]] = [[] for _ in jobs]
     for _ in range(runs):
-        if output.is_dir():
-            shutil.rmtree(output)
-        output.unlink(missing_ok=True)
-        figures.append(once(command))
-    return Figure(statistics.median(figure.seconds for figure in figures), max(figure.peak for figure in figures))
+        for job, those in zip(jobs, found, strict=True):
+            those.append(once(job))
+    for job in jobs:
+        if job.made:
+            remove(job.made)
+    return found
 
 
-def inputs(folder: Path) -> dict[str, Path]:
-    """Full-size files, made once."""
+def measured(table: Table, floor: Job, jobs: Sequence[Job], runs: int) -> None:
+    """A row for the floor and one for each job."""
+    floors, *others = in_turn([floor, *jobs], runs)
+    for job, those in zip([floor, *jobs], [floors, *others], strict=True):
+        ratios = [run.seconds / beside.seconds for run, beside in zip(those, floors, strict=True)]
+        table.add(
+            job.name,
+            f"{median(run.seconds for run in those):.2f}",
+            f"{median(ratios):.2f} ×",
+            f"{max(run.peak for run in those):,.0f}",
+            f"{median(run.read for run in those):,.1f}",
+            f"{median(run.written for run in those):,.1f}",
+        )
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The generated files, made once."""
     made = {}
-    for name, options in {
-        "DeltaLM base": ["--layout", "deltalm/fairseq"],
-        "the same with optimizer": ["--layout", "deltalm/fairseq", "--optimizer"],
-        "DeltaLM base, pretrained": ["--layout", "deltalm/pretrained"],
-        "DeltaLM large": ["--layout", "deltalm/fairseq", "--size", "large"],
-        "xlmr.large as published (legacy, fused, fp16)": ["--layout", "xlmr/fairseq-0.8", "--size", "large", "--half"],
-        "XLM-R XL, fp16": ["--layout", "xlmr/fairseq", "--size", "XL", "--half"],
-    }.items():
+    for name, (layout, *options) in FILES.items():
         made[name] = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}.pt"
         if not made[name].exists():
-            subprocess.run([sys.executable, ROOT / "scripts" / "full_size.py", made[name], *options], check=True)
+            command = [sys.executable, ROOT / "scripts" / "full_size.py", made[name], "--layout", layout, *options]
+            subprocess.run(command, check=True)
     return made
 
 
-def rows(files: dict[str, Path], folder: Path, runs: int) -> list[str]:
-    ckptconv = [sys.executable, "-m", "ckptconv"]
-    bare = measure([sys.executable, "-c", "pass"], folder / "none", runs)
-    lines = [
-        "| job | file | seconds | floor | ratio | peak memory above the interpreter |",
-        "|---|---|---|---|---|---|",
+def convert(source: Path, out: Path, target: str, *options: str) -> list[str | Path]:
+    return [*CKPTCONV, "convert", source, out, "--to", target, *options]
+
+
+def cost(title: str) -> Table:
+    return Table(title, ["job", "seconds", "beside the floor", "peak memory, MB", "read, MB", "written, MB"])
+
+
+def conversions(made: dict[str, Path], folder: Path, runs: int) -> Iterator[Table]:
+    out, copy = folder / "out", folder / "copy"
+    for name, path in made.items():
+        # What is written is the weights: for the file with optimizer state, as much as for the one without.
+        table = cost(f"Convert: {name}, {path.stat().st_size / 1e9:.2f} GB")
+        model = made["DeltaLM base"] if "optimizer" in name else path
+        jobs = [
+            Job("convert to hf, no receipt", convert(path, out, "hf", "--no-receipt"), out),
+            Job("convert to hf, with its receipt (SHA-256 of all files)", convert(path, out, "hf"), out),
+        ]
+        if name in ("DeltaLM base", "XLM-R base"):
+            jobs += list(ways(name, path, folder, out))
+        measured(table, Job("floor: cp", ["cp", model, copy], copy), jobs, runs)
+        yield table
+
+
+def ways(name: str, path: Path, folder: Path, out: Path) -> Iterator[Job]:
+    """Other directions and dtypes, and what people use instead."""
+    family, one = name.split()[0].replace("-", "").lower(), folder / "out.safetensors"
+    hf, python = folder / f"{family}-hf", [sys.executable, "-c"]
+    yield Job("cp, then sync", ["sh", "-c", 'cp "$0" "$1" && sync "$1"', path, folder / "synced"], folder / "synced")
+    once(Job("", convert(path, hf, "hf", "--overwrite")))
+    yield Job("convert back to fairseq, no receipt", convert(hf, out, "fairseq", "--no-receipt"), out)
+    for dtype in ("bf16", "fp16"):
+        yield Job(f"convert to hf, {dtype}", convert(path, out, "hf", "--no-receipt", "--dtype", dtype), out)
+    yield Job("torch.load, rename, save_file", [*python, TORCH.replace("MMAP", "False"), path, one], one)
+    yield Job("the same with mmap=True", [*python, TORCH.replace("MMAP", "True"), path, one], one)
+    yield Job("the same, to fp16", [*python, CAST.replace("MMAP", "True").replace("DTYPE", "float16"), path, one], one)
+    if family == "xlmr":
+        yield Job("transformers: from_pretrained, save_pretrained", [*python, FROM_PRETRAINED, hf, out], out)
+        torch_bin = folder / "pytorch_model.bin"
+        once(Job("", [*CKPTCONV, "convert", hf, folder / "flat.pt", "--to", "same", "--no-receipt", "--overwrite"]))
+        (folder / "flat.pt").replace(torch_bin)
+        yield from peers("convert", torch_bin, one)
+
+
+def peers(job: str, path: Path, made: Path | None = None, *more: Path) -> Iterator[Job]:
+    """What others offer for a job, where `scripts/setup peers` has installed it."""
+    commands: dict[str, dict[str, list[str | Path]]] = {
+        "convert": {"sft-cli 0.2.2: sft convert": ["sft", "convert", path, "-o", made or ""]},
+        "inspect": {
+            "sft-cli 0.2.2: sft info": ["sft", "info", path],
+            "safetensors-print 0.1.0": ["safetensors-print", path],
+            "ckptkit 0.3.0: ckptkit info": ["ckptkit", "info", path],
+        },
+        "diff": {"sft-cli 0.2.2: sft diff --delta": ["sft", "diff", path, *more, "--delta"]},
+        "stats": {"sft-cli 0.2.2: sft stat": ["sft", "stat", path], "sft check": ["sft", "check", path]},
+    }
+    for name, (program, *rest) in commands[job].items():
+        if (PEERS / program).exists():
+            yield Job(name, [PEERS / program, *rest], made)
+
+
+def looks(made: dict[str, Path], folder: Path, runs: int) -> Table:
+    """Commands that read no tensor."""
+    table = cost("Look without reading: `python -c 'import click, rich'` is the floor")
+    python = [sys.executable, "-c"]
+    jobs = [Job("python -c pass", [*python, "pass"]), Job("python -c 'import torch'", [*python, "import torch"])]
+    for name in ("DeltaLM base", "DeltaLM base with optimizer", "xlmr.large as published (legacy, fused, fp16)",
+                 "XLM-R XL, fp16"):  # fmt: skip
+        jobs.append(Job(f"inspect --json: {name}", [*CKPTCONV, "inspect", made[name], "--json"]))
+        jobs.append(Job(f"inspect: {name}", [*CKPTCONV, "inspect", made[name]]))
+    path, hf = made["DeltaLM base"], folder / "xlmr-hf" / "model.safetensors"
+    jobs.append(Job("audit --against its layout, --json", [*CKPTCONV, "audit", path, "--against", "deltalm/fairseq",
+                                                          "--json"]))  # fmt: skip
+    jobs.append(Job("convert --dry-run --json", convert(path, folder / "none", "hf", "--dry-run", "--json")))
+    jobs.append(Job("inspect --json: model.safetensors, XLM-R base", [*CKPTCONV, "inspect", hf, "--json"]))
+    jobs += list(peers("inspect", hf))
+    measured(table, Job("floor: import click, rich", [*python, "import click, rich"]), jobs, 3 * runs)
+    return table
+
+
+def values(made: dict[str, Path], folder: Path, runs: int) -> Table:
+    """Commands that read every tensor, of one file and of two."""
+    table = cost("Values: reading the files once is the floor")
+    path, other = made["DeltaLM base"], folder / "other.pt"
+    peer = Job("torch.load(mmap=True), max |a - b|", [sys.executable, "-c", COMPARE, path, other])
+    same = [*CKPTCONV, "convert", path, other, "--to", "same", "--no-receipt", "--overwrite"]
+    for name, command, more in (
+        ("equal files", ["cp", path, other], []),
+        ("all values changed", [sys.executable, "-c", CHANGED, path, other], [peer]),
+        ("bf16 beside fp32", [*same, "--dtype", "bf16"], []),
+    ):
+        once(Job("", command))
+        jobs = [Job(f"diff --values, {name}", [*CKPTCONV, "diff", path, other, "--values", "--json"]), *more]
+        both = ["sh", "-c", 'cat "$0" "$1" > /dev/null', path, other]
+        measured(table, Job(f"floor: cat both ({name})", both), jobs, runs)
+    stats = Job("inspect --stats", [*CKPTCONV, "inspect", path, "--stats", "--json"])
+    measured(table, Job("floor: cat", ["sh", "-c", 'cat "$0" > /dev/null', path]), [stats], runs)
+    other.unlink()
+    measured_beside_peers(table, folder / "xlmr-hf" / "model.safetensors", folder / "other.safetensors", runs)
+    return table
+
+
+def measured_beside_peers(table: Table, path: Path, other: Path, runs: int) -> None:
+    """The same for XLM-R base as safetensors, which the others read."""
+    once(Job("", [sys.executable, "-c", CHANGED_SAFETENSORS, path, other]))
+    both = ["sh", "-c", 'cat "$0" "$1" > /dev/null', path, other]
+    jobs = [Job("diff --values, all changed", [*CKPTCONV, "diff", path, other, "--values", "--json"])]
+    jobs += peers("diff", path, None, other)
+    measured(table, Job("floor: cat both (XLM-R base, safetensors)", both), jobs, runs)
+    jobs = [Job("inspect --stats", [*CKPTCONV, "inspect", path, "--stats", "--json"]), *peers("stats", path)]
+    measured(table, Job("floor: cat (XLM-R base)", ["sh", "-c", 'cat "$0" > /dev/null', path]), jobs, runs)
+    other.unlink()
+
+
+def scale(folder: Path, runs: int) -> Table:
+    """Many tensors."""
+    columns = ["tensors", "open, s", "detect, s", "convert --dry-run, s", "inspect --json, s", "inspect, s", "peak, MB"]
+    table = Table("Many tensors: XLM-R with so many layers", columns)
+    for count in (500, 5_000, 50_000):
+        path = folder / f"{count}.pt"
+        if not path.exists():
+            subprocess.run([sys.executable, "-c", STATES, path, str(count)], check=True)
+        steps = [
+            [float(part) for part in subprocess.check_output([sys.executable, "-c", STEPS, path]).split()]
+            for _ in range(runs)
+        ]
+        inspect = [*CKPTCONV, "inspect", path]
+        jobs = [convert(path, folder / "none", "hf", "--dry-run"), [*inspect, "--json"], inspect]
+        found = in_turn([Job("", command) for command in jobs], runs)
+        seconds = [*map(median, zip(*steps, strict=True)), *(median(run.seconds for run in those) for those in found)]
+        peak = max(run.peak for those in found for run in those)
+        table.add(f"{count:,}", *(f"{each:.3f}" for each in seconds), f"{peak:.0f}")
+    return table
+
+
+def starts(runs: int) -> Table:
+    """How long each command takes to say how it is used."""
+    table = cost("Starting: `python -c 'import click, rich'` is the floor")
+    jobs = [Job("python -c 'import ckptconv'", [sys.executable, "-c", "import ckptconv"])]
+    jobs += [
+        Job(f"ckptconv {name} --help", [*CKPTCONV, name, "--help"])
+        for name in ("convert", "inspect", "diff", "audit", "validate", "verify")
     ]
-
-    def add(job: str, name: str, command: Sequence[str], output: Path, floor: Figure, floor_name: str) -> None:
-        found = measure(command, output, runs)
-        size = f"{files[name].stat().st_size / 1e9:.2f} GB" if name in files else ""
-        lines.append(
-            f"| {job} | {name}, {size} | {found.seconds:.2f} | {floor_name} {floor.seconds:.2f} s | "
-            f"{found.seconds / floor.seconds:.2f} × | {found.peak - bare.peak:.0f} MB |"
-        )
-        print(lines[-1], flush=True)
-
-    weights = files["DeltaLM base"]
-    for name, path in files.items():
-        # What is written is the weights; for the file with optimizer state, that is the plain file's size.
-        model = weights if "optimizer" in name else path
-        copied = measure(["cp", str(model), str(folder / "copy")], folder / "copy", runs)
-        hf = folder / "hf"
-        add("convert to hf", name, [*ckptconv, "convert", str(path), str(hf), "--to", "hf"], hf, copied, "cp")
-        add("inspect", name, [*ckptconv, "inspect", str(path)], folder / "none", bare, "python -c pass")
-        (folder / "copy").unlink()
-    path = weights
-    copied = measure(["cp", str(path), str(folder / "copy")], folder / "copy", runs)
-    for dtype in ("fp16", "bf16"):
-        out = folder / "hf"
-        command = [*ckptconv, "convert", str(path), str(out), "--to", "hf", "--dtype", dtype]
-        add(f"convert to hf, {dtype}", "DeltaLM base", command, out, copied, "cp")
-    once([*ckptconv, "convert", str(path), str(folder / "source"), "--to", "hf", "--overwrite"])
-    out = folder / "back"
-    command = [*ckptconv, "convert", str(folder / "source"), str(out), "--to", "fairseq"]
-    add("convert back to fairseq", "DeltaLM base", command, out, copied, "cp")
-    out = folder / "peer.safetensors"
-    peer = [sys.executable, "-c", RENAME_WITH_TORCH, str(path), str(out)]
-    add("torch.load + rename + save_file", "DeltaLM base", peer, out, copied, "cp")
-    return lines
+    measured(table, Job("floor: import click, rich", [sys.executable, "-c", "import click, rich"]), jobs, 3 * runs)
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=ROOT / "out" / "bench", help="where the files go")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=ROOT / "out" / "bench", help="where the files go (30 GB)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", metavar="TEXT", default="", help="only files with this in their name; writes no docs")
     asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    table = rows(inputs(asked.folder), asked.folder, asked.runs)
+    folder = asked.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {name: path for name, path in files(folder).items() if asked.only in name}
+    tables = list(conversions(made, folder, asked.runs))
+    if asked.only:
+        return
+    tables += [looks(made, folder, asked.runs), values(made, folder, asked.runs), scale(folder, asked.runs)]
+    tables += [starts(asked.runs)]
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    head = (
-        f"# What it costs\nMade by `scripts/bench` on {date.today()} ({machine}); medians of {asked.runs} runs, "
-        "warm page cache.\n"
-    )
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join([head, *table, ""]))
+    head = f"# What it costs\n\nMade by `scripts/bench` on {date.today()} ({machine}): {' '.join(__doc__.split())}\n"
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join([head, *(table.text() for table in tables)]))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".fuzz"
 COVERED = ("ckptconv/tables", "ckptconv/plan")
 READERS = (
-    "checkpoint files gather inert oddities open plain policy producer read reading rebuild safetensors settings "
-    "sharded statedicts strictjson torch_legacy torch_zip zipdir pickles/*"
+    "checkpoint files gather inert latin1 oddities open paddle plain policy producer read reading rebuild safetensors "
+    "settings sharded statedicts strictjson torch_legacy torch_zip torchscript zipdir pickles/*"
 )
 _SMALL = 1 << 22
 _LONGEST = 1 << 14
@@ -38,13 +38,18 @@ _LONGEST = 1 << 14
 # ----------------------------------------------------------------------------------------------------------- targets
 def _opened(folder: Path, data: bytes) -> None:
     """Open a file with these bytes, and read the tensors that it holds."""
-    from ckptconv.containers import Reader, open_checkpoint
+    path = folder / "x.pt"
+    path.write_bytes(data)
+    _looked_at(path)
+
+
+def _looked_at(path: Path) -> None:
+    """Open a file or folder, and read the tensors that it holds."""
+    from ckptconv.containers import Reader, check_growth, open_checkpoint
     from ckptconv.containers.oddities import odd_keys, shared_storages, unused_bytes
     from ckptconv.containers.producer import producers
     from ckptconv.containers.settings import config_beside, settings
 
-    path = folder / "x.pt"
-    path.write_bytes(data)
     checkpoint = open_checkpoint(path)
     beside = config_beside(checkpoint)
     list(settings(checkpoint, beside))
@@ -54,9 +59,14 @@ def _opened(folder: Path, data: bytes) -> None:
             odd_keys(tuple(state_dict))
             shared_storages(state_dict)
             unused_bytes(state_dict.values())
+            check_growth(checkpoint, state_dict.values())
+            last = None
             for tensor in state_dict.values():
                 if tensor.nbytes < _SMALL:
                     assert len(reader.read(tensor)) == tensor.nbytes
+                    assert reader.equal(tensor, tensor)
+                    assert last is None or reader.equal(tensor, last) == reader.equal(last, tensor)
+                    last = tensor
 
 
 def _pickled(folder: Path, data: bytes) -> None:
@@ -140,6 +150,8 @@ TARGETS = {
     "pickle": Target(_pickled, ("execution", "pickle-bombs", "tensor-lies", "legal")),
     "legacy": Target(_opened, ("legacy-lies", "truncations", "legal")),
     "safetensors": Target(_opened, ("safetensors-lies", "legal")),
+    "torchscript": Target(_opened, ("torchscript", "legal")),
+    "paddle": Target(_opened, ("paddle", "legal")),
     "index": Target(_index, ("index-lies",)),
     "table": Target(_table, ("tables",)),
     "plan": Target(_planned, ()),
@@ -201,7 +213,17 @@ def one(name: str, flags: Sequence[str]) -> None:
 
 
 def replay(names: Sequence[str]) -> None:
-    """Every file of the corpora once."""
+    """Every file of the corpora once; every attack with all its files, since some are folders; and real checkpoints."""
+    from ckptconv.errors import CkptconvError
+    from tests.attacks.manifest import CASES
+
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder, suppress(OSError, CkptconvError):
+            case.build(Path(folder))
+            _looked_at(Path(folder) / case.source)
+    for path in sorted((ROOT / "tests" / "golden").glob("*.*")):
+        with suppress(CkptconvError):
+            _looked_at(path)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             for path in sorted((WORK / name / "corpus").iterdir()):

@@ -16,8 +16,9 @@ def carry_out(plan: Plan, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray
             if isinstance(part, Fill):
                 parts.append(np.full((part.rows, *step.shape[1:]), part.value, np.float32))
                 continue
-            array = arrays[part.key].T if part.transposed else arrays[part.key]
+            array = arrays[part.key]
             rows = array[part.start : part.stop] if array.ndim else array
+            rows = rows.T if part.transposed else rows
             parts.append(rows + arrays[part.plus.key][part.plus.start] if part.plus else rows)
         result[step.key] = np.concatenate(parts) if step.shape else parts[0]
         assert result[step.key].shape == step.shape

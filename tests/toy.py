@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptconv.tables.expand import Dims, active, row_names, templates
+from ckptconv.tables.expand import Dims, row_names, templates, there_at
 from ckptconv.tables.model import Index, Table
 
 TABLE = """
@@ -24,11 +24,16 @@ resize  vocab  v
 
 
 def held(table: Table, layout: str, dims: Dims) -> dict[str, int | bool]:
-    """The dims that a file of the layout can have: no option, name or size that none of its rows has."""
+    """The dims that a file of the layout can have: no option, name or size that none of its rows has, one head where it
+    has one, and no option whose keys are all that head's."""
     options = {row.option.removeprefix("!") for row in table.rows if row.option}
     own = {t.row.option for t in templates(table, layout)}
     kept = {name: size and (name in own or name not in options) for name, size in dims.items()}
-    there = {template for template in templates(table, layout) if active(template.row.option, kept)}
+    heads = [head for head in table.heads_of(layout) if kept.get(head)]
+    kept |= dict.fromkeys(heads[1:], False)
+    there = set(there_at(table, layout, kept))
+    if heads:
+        kept |= {name: False for name in own & options if name not in {t.row.option for t in there}}
     named = {name for template in there for name in row_names(template.row, table.lets)}
     used = {symbol for template in there for symbol in template.symbols} | options
     used |= {let.dim for let in table.lets.values() if isinstance(let, Index)}

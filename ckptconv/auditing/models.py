@@ -26,7 +26,9 @@ from ckptconv.text import printable
 
 _NEEDED = ("torch", "transformers", "accelerate")
 _OURS = "ckptconv.hf"
-_LAYERS_LIMIT = 2000
+_LAYERS_LIMIT = 512  # in all; each takes 6 ms to build
+_CLASSES_LIMIT = 100_000  # transformers makes up a name for each
+_MODULES_LIMIT = 20_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def lists(model: Model, source: Shapes, target: Target) -> Lists:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except ValueError as problem:
+        except Exception as problem:  # whatever a config makes the loader do
             plain = difference(source, target)
             return Lists(plain.missing, plain.unexpected, plain.mismatched, refused=_first_line(problem))
     there = {target.plain(key): key for key in source}
@@ -142,10 +144,26 @@ def _require_installed() -> None:
 
 
 def _require_sane(path: Path, document: Mapping[str, Any]) -> None:
-    for name, value in document.items():
-        if "layer" in name and isinstance(value, int) and value > _LAYERS_LIMIT:
+    """Raises Unsafe for counts that make transformers take minutes or gigabytes before any tensor is there."""
+    layers = 0
+    for name, value in _integers(document):
+        layers += max(0, value) if "layer" in name else 0
+        limit, got = (_CLASSES_LIMIT, value) if name == "num_labels" else (_LAYERS_LIMIT, layers)
+        if got > limit:
+            shown = f"{got:,}" if got < 10**20 else "a number of over 20 digits"
             where = f"{printable(str(path))}: {printable(name)}"
-            raise Unsafe(f"{where} is {value:,}, which no model has; expected at most {_LAYERS_LIMIT:,}.", path)
+            raise Unsafe(f"{where} is {shown}, which no model has; expected at most {limit:,}.", path)
+
+
+def _integers(document: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every integer of a config and of the configs in it (`text_config`), by its name."""
+    todo: list[Any] = [document]
+    while todo:
+        node = todo.pop()
+        for name, value in node.items() if isinstance(node, Mapping) else ():
+            todo.append(value)
+            if isinstance(value, int):
+                yield name, value
 
 
 def _class(name: str, path: Path, document: Mapping[str, Any], trust_remote_code: bool) -> Any:
@@ -203,9 +221,32 @@ def _built(kind: Any, path: Path) -> tuple[Any, Any]:
     config = kind.config_class.from_pretrained(str(path), local_files_only=True)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # it would need the kernels
+    for name in ("sinusoidal_embeddings", "sinusoidal_pos_embds"):
+        if getattr(config, name, False):
+            setattr(config, name, False)  # transformers 4.57 computes them number by number; the keys are the same
     config._attn_implementation = "eager"  # any other needs a kernel too, and has the same keys
-    with torch.device("meta"):
+    with torch.device("meta"), _counted():
         return config, kind(config)
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Ends the building of a model with more modules than any has."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    left = _MODULES_LIMIT
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it would have over {_MODULES_LIMIT:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _weightless(kind: Any) -> Any:

@@ -27,6 +27,7 @@ from ckptconv.cli.options import ALLOW_UNKNOWN, PATH, Names, Setting, Size
     "--dict", "dictionaries", type=PATH, multiple=True, help="fairseq dict.txt; twice for separate ones, source first."
 )
 @click.option("--spm", type=PATH, help="The sentencepiece model.")
+@click.option("--codes", type=PATH, help="The BPE codes (XLM).")
 @click.option("--vocab", type=click.IntRange(min=5), metavar="N", help="Cut or extend the embeddings to N rows.")
 @click.option("--max-positions", type=click.IntRange(min=1), metavar="N", help="Cut or extend to N positions.")
 @click.option("--table", type=PATH, help="A mapping table of your own.")

@@ -47,7 +47,7 @@ class _Bar:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        progress = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4)
         task = progress.add_task("writing", total=total)
         progress.start()
         self._stop = progress.stop

@@ -185,7 +185,10 @@ def _against_layout(seen: _Source, layout: str) -> _Setting:
 def _against_class(seen: _Source, config: Path, class_name: str | None, trust_remote_code: bool) -> _Setting:
     from ckptconv.auditing import models
 
-    model = models.build(config, read_json(config), class_name, trust_remote_code)
+    document = read_json(config)
+    if document is None:
+        raise NotACheckpoint(f"{printable(str(config))} is no regular file; expected a config.json.", config)
+    model = models.build(config, document, class_name, trust_remote_code)
     target = models.target(model)
     whole = "" if target.body else target.base  # a bare model's names may be those of another layout
     named_whole = {whole + key: shape for key, shape in target.shapes.items()}

@@ -13,7 +13,7 @@ from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.prepare import source_documents
-from ckptconv.detect import detect, require_state_dict, shapes, state_dict_of
+from ckptconv.detect import detect, require_state_dict, shapes, state_dict_of, with_head_of
 from ckptconv.errors import DoesNotFit, WrongUse
 from ckptconv.proof import by_keys, by_table
 from ckptconv.proof.config import Disagreement, disagreements, unsaid
@@ -180,7 +180,8 @@ def _same_head(before: _Opened, after: _Opened, values: Values) -> tuple[Fit, Fi
     tensors are equal, else the first of that size."""
     assert before.found
     assert after.found
-    here, there = before.found, after.found
+    here = with_head_of(before.checkpoint, before.found, after.found)
+    there = with_head_of(after.checkpoint, after.found, here)
     for name in {each for row in here.table.rows for each in row_names(row, here.table.lets)}:
         ours, theirs = names_of(here.dims, name), names_of(there.dims, name)
         if ours and theirs and not set(ours) & set(theirs):

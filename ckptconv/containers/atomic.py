@@ -17,7 +17,7 @@ from ckptconv.containers.temporary import remove_stale, temporary_file, temporar
 from ckptconv.errors import CannotWrite, OutputExists
 from ckptconv.text import printable
 
-FILE_SUFFIXES = (".pt", ".safetensors")
+FILE_SUFFIXES = (".pt", ".safetensors", ".pdparams")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Source:
         """Its bytes that are no holes, where the system tells; else its size."""
         status = os.fstat(self._fd)
         blocks = getattr(status, "st_blocks", 0) * 512
-        if not 0 < blocks < self.size // 2 or not hasattr(os, "SEEK_DATA"):
+        if blocks >= self.size // 2 or not hasattr(os, "SEEK_DATA"):
             return self.size
         found = at = 0
         for _ in range(_EXTENTS):  # blocks may be counted late: the extents are sure
@@ -116,6 +116,13 @@ def stored_on_disk(path: Path) -> int:
     """Bytes of a file that are no holes, where the system tells; else its size."""
     with Source(path) as source:
         return source.stored()
+
+
+def from_elsewhere(path: Path, folder: Path) -> bool:
+    """Whether links on the way to `path`, which is named within `folder`, lead out of it, to any other file of this
+    machine; but for those of the Hub's cache to its own `blobs`."""
+    home, target = (Path(os.path.realpath(each)) for each in (folder, path))  # Path.resolve raises for loops
+    return home not in target.parents and home.parent.parent / "blobs" != target.parent
 
 
 def _open(path: Path, where: str) -> int:

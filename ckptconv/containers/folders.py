@@ -29,8 +29,8 @@ from ckptconv.errors import CannotWrite
 from ckptconv.text import printable
 
 _INDEX = ".index.json"
-_SUFFIXES = (".pt", ".safetensors", ".bin")
-_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+_SUFFIXES = (".pt", ".safetensors", ".bin", ".pdparams")
+_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|model_state\.pdparams")
 
 
 def put_into(target: Path, new: Path, overwrite: bool) -> list[str]:

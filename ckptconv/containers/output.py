@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,9 +58,13 @@ class Output:
         self.at += len(data)
 
     def write_all(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """`write` for each of them."""
+        """`write` for each of them, for good."""
         for piece in pieces:
             self.write(piece)
+            self.settle()
+
+    def settle(self) -> None:
+        """Told when what was written so far won't be patched any more; for who follows the file as it grows."""
 
     def patch(self, at: int, data: bytes) -> None:
         """Replaces a few bytes that were written before."""
@@ -96,10 +100,14 @@ class Output:
             raise cannot_write(problem, self.path, self.size) from None
 
 
-def write_file(path: Path, data: bytes) -> None:
+Create = Callable[[Path, int], Output]
+"""Makes an Output, or one that does more than write."""
+
+
+def write_file(path: Path, data: bytes, create: Create = Output) -> None:
     """A whole small file. Raises CannotWrite."""
-    with Output(path, len(data)) as output:
-        output.write(data)
+    with create(path, len(data)) as output:
+        output.write_all((data,))
 
 
 def cannot_write(problem: OSError, path: Path, need: int = 0) -> CannotWrite:

@@ -28,7 +28,8 @@ class Producer:
 
 def producers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Producer, ...]:
     """Everything that left a trace, the container's writer first. config: the `config.json` beside it."""
-    return (*_torch(checkpoint), *_safetensors(checkpoint), *_fairseq(checkpoint), *_versions(checkpoint, config))
+    written = (*_torch(checkpoint), *_safetensors(checkpoint), *_paddle(checkpoint))
+    return (*written, *_fairseq(checkpoint), *_xlm(checkpoint), *_versions(checkpoint, config))
 
 
 def _torch(checkpoint: Checkpoint) -> Iterator[Producer]:
@@ -58,6 +59,15 @@ def _safetensors(checkpoint: Checkpoint) -> Iterator[Producer]:
         yield Producer("ckptconv", "", "its note on tied keys in the metadata")
 
 
+def _paddle(checkpoint: Checkpoint) -> Iterator[Producer]:
+    """paddle.save: python/paddle/framework/io.py, `_build_saved_state_dict`. It has stored no version so far."""
+    if checkpoint.container == "paddle":
+        from ckptconv.containers.paddle import NAMES
+
+        named = ", and the parameters' names in a program" if NAMES in checkpoint.other else ""
+        yield Producer("paddle", "", f"a pickle of numpy arrays{named}")
+
+
 def _fairseq(checkpoint: Checkpoint) -> Iterator[Producer]:
     """fairseq's generations: `fairseq/checkpoint_utils.py`, save_state, and `fairseq/trainer.py`, state_dict.
 
@@ -76,11 +86,19 @@ def _fairseq(checkpoint: Checkpoint) -> Iterator[Producer]:
         yield Producer("fairseq", "since March 2021", "a plain cfg")
 
 
+def _xlm(checkpoint: Checkpoint) -> Iterator[Producer]:
+    """facebookresearch/XLM: `xlm/trainer.py`, save_checkpoint. It has no version, and stores none."""
+    if checkpoint.other.keys() >= {"params", "dico_id2word", "dico_word2id", "dico_counts"}:
+        yield Producer("facebookresearch/XLM", "", "its params and dictionary")
+
+
 def _versions(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[Producer]:
     """Versions that are written out: by transformers in config.json, by others (Lightning) in an entry `…version`."""
     stated = config.get("transformers_version")
     if isinstance(stated, str):
         yield Producer("transformers", stated, "config.json")
+    if isinstance(config.get("paddlenlp_version"), str):
+        yield Producer("paddlenlp", config["paddlenlp_version"], "config.json")
     for name, value in checkpoint.other.items():
         package = name.removesuffix("version").rstrip("-_.")
         if package != name and package and "." not in package and isinstance(value, str):

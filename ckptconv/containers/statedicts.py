@@ -13,7 +13,8 @@ from ckptconv.containers.rebuild import why_no_tensor
 from ckptconv.errors import Damaged, Unsafe, Unsupported
 from ckptconv.text import printable
 
-_VISITS = 1_000_000  # values; 50,000 tensors with an optimizer's state have 400,000
+_VISITS = 1_000_000  # values; 50,000 tensors with an optimizer's state have 400,000, 200,000 words thrice 1,200,000
+_TIMES = 2
 
 
 def split(root: Node, path: Path, reading: Reading) -> tuple[dict[str, StateDict], dict[str, Node]]:
@@ -46,16 +47,20 @@ def split(root: Node, path: Path, reading: Reading) -> tuple[dict[str, StateDict
 
 def check_sharing(pairs: list[Pair], path: Path) -> None:
     """Raises Unsafe where entries have so much in common that looking at each takes far longer than reading all."""
-    left = _VISITS
-    for _, value in pairs:
-        if type(value) not in (Dict, List, Set, tuple, Call):
-            continue
-        left -= sum(1 for _ in islice(walk(value), left + 1))
-        if left < 0:
-            raise Unsafe(
-                f"{printable(str(path))} is refused as unsafe: its entries consist of the same values over and over",
-                path,
-            )
+    values = tuple(value for _, value in pairs if type(value) in (Dict, List, Set, tuple, Call))
+    if _takes_longer(values, _VISITS) and _takes_longer(values, _TIMES * sum(1 for _ in walk(values))):
+        raise Unsafe(
+            f"{printable(str(path))} is refused as unsafe: its entries consist of the same values over and over", path
+        )
+
+
+def _takes_longer(values: tuple[Node, ...], visits: int) -> bool:
+    """Whether looking at everything below each value takes more visits."""
+    for value in values:
+        visits -= sum(1 for _ in islice(walk(value), visits + 1))
+        if visits < 0:
+            return True
+    return False
 
 
 def third_party_note(names: tuple[Global, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from ckptconv.containers.items import Item, split_tied
-from ckptconv.containers.output import Output
+from ckptconv.containers.output import Create, Output
 from ckptconv.containers.paddle import NAMES
 from ckptconv.dtypes import DType
 from ckptconv.errors import Unsupported
@@ -25,7 +25,9 @@ _CODES = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32":
 _CODES |= {"U8": "u1", "U16": "u2", "U32": "u4", "U64": "u8", "C64": "c8", "C128": "c16", "BF16": "u2"}
 
 
-def write_paddle(path: Path, items: Sequence[Item], names: Mapping[str, str] | None = None) -> None:
+def write_paddle(
+    path: Path, items: Sequence[Item], names: Mapping[str, str] | None = None, create: Create = Output
+) -> None:
     """Writes the items as one .pdparams file, in their order, the same bytes for the same items.
 
     names: the parameter's name in the program for each key, for `StructuredToParameterName@@`; None: there is none. A
@@ -51,7 +53,7 @@ def write_paddle(path: Path, items: Sequence[Item], names: Mapping[str, str] | N
     if names is not None:
         pieces += [_text(NAMES), b"}(", *(_text(text) for pair in names.items() for text in pair), b"u"]
     pieces.append(b"u.")
-    with Output(path, sum(piece.nbytes if isinstance(piece, Item) else len(piece) for piece in pieces)) as output:
+    with create(path, sum(piece.nbytes if isinstance(piece, Item) else len(piece) for piece in pieces)) as output:
         output.write_all(ahead(chain.from_iterable(map(_bytes, pieces))))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptconv.containers.items import Item, check_for_safetensors, split_tied
-from ckptconv.containers.output import Output, write_file
+from ckptconv.containers.output import Create, Output, write_file
 from ckptconv.containers.safetensors import HEADER_LIMIT, TIED
 from ckptconv.errors import Unsupported
 from ckptconv.parallel import ahead
@@ -22,7 +22,7 @@ _TYPES = "U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F
 _ORDER = {name: place for place, name in enumerate(_TYPES.split())}
 
 
-def write_safetensors(path: Path, items: Sequence[Item], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, items: Sequence[Item], metadata: Mapping[str, str], create: Create = Output) -> None:
     """Writes the items into one file. `metadata` becomes `__metadata__`, with `format: pt`, which transformers needs.
 
     Raises Unsupported before anything is written if safetensors can't hold a dtype or key; CannotWrite; Damaged if an
@@ -30,11 +30,11 @@ def write_safetensors(path: Path, items: Sequence[Item], metadata: Mapping[str, 
     """
     stored, tied = split_tied(items)
     check_for_safetensors(items, path)
-    _write(path, stored, tied, metadata)
+    _write(path, stored, tied, metadata, create)
 
 
 def write_sharded_safetensors(
-    folder: Path, items: Sequence[Item], metadata: Mapping[str, str], limit: int
+    folder: Path, items: Sequence[Item], metadata: Mapping[str, str], limit: int, create: Create = Output
 ) -> list[str]:
     """Writes `model.safetensors`, or shards of at most `limit` bytes of tensors and `model.safetensors.index.json`.
 
@@ -46,16 +46,16 @@ def write_sharded_safetensors(
     check_for_safetensors(items, folder)
     shards = _cut(stored, limit)
     if len(shards) == 1:
-        _write(folder / "model.safetensors", stored, tied, metadata)
+        _write(folder / "model.safetensors", stored, tied, metadata, create)
         return ["model.safetensors"]
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
         keys = {item.key for item in shard}
-        _write(folder / name, shard, {key: target for key, target in tied.items() if target in keys}, metadata)
+        _write(folder / name, shard, {key: target for key, target in tied.items() if target in keys}, metadata, create)
     weight_map = {item.key: name for name, shard in zip(names, shards, strict=True) for item in shard}
     index = {"metadata": {"total_size": sum(item.nbytes for item in stored)}, "weight_map": weight_map}
     text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    write_file(folder / "model.safetensors.index.json", text)
+    write_file(folder / "model.safetensors.index.json", text, create)
     return [*names, "model.safetensors.index.json"]
 
 
@@ -75,13 +75,15 @@ def _cut(items: Sequence[Item], limit: int) -> list[list[Item]]:
     return [*shards, current] if current or not shards else shards
 
 
-def _write(path: Path, stored: Sequence[Item], tied: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+def _write(
+    path: Path, stored: Sequence[Item], tied: Mapping[str, str], metadata: Mapping[str, str], create: Create
+) -> None:
     ordered = sorted(stored, key=lambda item: (_ORDER[item.dtype.name], item.key))
     header = _header(ordered, tied, metadata)
     if len(header) > HEADER_LIMIT:
         where = printable(str(path))
         raise Unsupported(f"{where} can't hold {len(ordered):,} tensors: its header would be too long", path)
-    with Output(path, 8 + len(header) + sum(item.nbytes for item in ordered)) as output:
+    with create(path, 8 + len(header) + sum(item.nbytes for item in ordered)) as output:
         output.write(len(header).to_bytes(8, "little") + header)
         output.write_all(ahead(piece for item in ordered for piece in item.pieces()))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ckptconv.containers.emit import Emitter, TensorRef
 from ckptconv.containers.items import Bytes, Item, split_tied
-from ckptconv.containers.output import Output
+from ckptconv.containers.output import Create, Output
 from ckptconv.parallel import ahead
 
 _ALIGNMENT = 64
@@ -71,7 +71,9 @@ class _Record:
         return _CENTRAL.pack(b"PK\1\2", needed, needed, _UTF8, 0, 0, _NEW_YEAR_1980, *lengths) + self.name + extra
 
 
-def write_torch(path: Path, items: Sequence[Item], entry: str | None, other: Mapping[str, Any]) -> None:
+def write_torch(
+    path: Path, items: Sequence[Item], entry: str | None, other: Mapping[str, Any], create: Create = Output
+) -> None:
     """Writes the items as one torch zip.
 
     entry: the top-level entry that the state dict lies under, or None: it is the top level. other: top-level entries
@@ -95,21 +97,21 @@ def write_torch(path: Path, items: Sequence[Item], entry: str | None, other: Map
         *((f"data/{names[item.key]}", item.nbytes, item.pieces) for item in stored),
         _fixed("version", b"3\n"),
     ]
-    _write_zip(path, contents)
+    _write_zip(path, contents, create)
 
 
 def _fixed(name: str, data: bytes) -> tuple[str, int, Callable[[], Iterable[Bytes]]]:
     return name, len(data), lambda: (data,)
 
 
-def _write_zip(path: Path, contents: Iterable[tuple[str, int, Callable[[], Iterable[Bytes]]]]) -> None:
+def _write_zip(path: Path, contents: Iterable[tuple[str, int, Callable[[], Iterable[Bytes]]]], create: Create) -> None:
     records: list[_Record] = []
     start = 0
     for name, size, pieces in contents:
         records.append(_Record(f"archive/{name}".encode(), size, pieces, start))
         start = records[-1].end
     size = start + sum(len(record.central(0)) for record in records)
-    with Output(path, size + _END64.size + _LOCATOR.size + _END.size) as output:
+    with create(path, size + _END64.size + _LOCATOR.size + _END.size) as output:
         checksums = list(_write_records(output, records))
         output.write_all(record.central(crc) for record, crc in zip(records, checksums, strict=True))
         output.write(_end(len(records), start, size - start))
@@ -125,6 +127,7 @@ def _write_records(output: Output, records: Sequence[_Record]) -> Iterator[int]:
             crc = zlib.crc32(piece, crc)
             output.write(piece)
         output.patch(record.header, record.local(crc))
+        output.settle()
         yield crc
 
 

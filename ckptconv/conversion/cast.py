@@ -32,7 +32,7 @@ def cast(chunks: Iterable[Any], source: DType, target: DType, overflow: Overflow
         values = np.frombuffer(chunk, dtype=old)
         with np.errstate(over="ignore", invalid="ignore"):
             result = values.astype(new)
-        fits = -largest <= values.min() and values.max() <= largest  # not so with NaN either
+            fits = -largest <= values.min() and values.max() <= largest  # not so with NaN either
         infinite = 0 if fits else int((np.isinf(result) & np.isfinite(values)).sum())
         return result.view(np.uint8).data, infinite
 

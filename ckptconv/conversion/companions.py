@@ -11,16 +11,19 @@ from typing import Any
 
 from ckptconv import receipts
 from ckptconv.containers.checkpoint import Checkpoint
-from ckptconv.errors import Damaged, VocabularyMismatch
+from ckptconv.containers.files import from_elsewhere
+from ckptconv.errors import Damaged, VocabularyMismatch, WrongUse
 from ckptconv.smallfiles import check_values, read_regular
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.vocabulary.listed import listed_beside, read_listed
 from ckptconv.words import Words
 
 _SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
 _MAX_JSON = 16_000_000
 _MAX_VALUES = 200_000
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _COMPANIONS = frozenset({".json", ".txt", ".model", ".py"})
 _MAX_COMPANION = 64_000_000
 
@@ -60,8 +63,13 @@ def companions(
 
     words: how the family's text becomes ids. languages: source and target, as far as the checkpoint's config says; they
     put found dictionaries in order.
-    Raises VocabularyMismatch for more than two dictionaries, a file that isn't there, or one that can't be read.
+    Raises VocabularyMismatch for more than two dictionaries, a file that isn't there, or one that can't be read;
+    WrongUse for either where the family has byte pairs.
     """
+    if words.bpe:  # its vocabulary is read by ckptconv.conversion.pieces
+        if dictionaries or spm:
+            raise WrongUse("--dict and --spm: such models have byte pairs, whose codes --codes names.")
+        return Companions((), (), None, None, False)
     for path in (*dictionaries, *((spm,) if spm else ())):
         if not path.is_file():
             raise VocabularyMismatch(f"{printable(str(path))} is no file; expected a dictionary or spm model.", path)
@@ -73,6 +81,9 @@ def companions(
             f"Got {len(names)} dictionaries: {shown}; name one or two with --dict, source first.", folder
         )
     spm = spm or _spm_beside(folder, words)
+    listed = None if names else listed_beside(folder, words)
+    if listed:
+        return Companions((read_listed(listed, words),), (listed,), spm, None, False)
     if names:
         read = [Dictionary.read(path).with_appended(words.appended) for path in names]
         joined = len(read) == 2 and read[0].symbols == read[1].symbols
@@ -139,14 +150,17 @@ def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     found, left = {}, _MAX_COMPANION
     for path in sorted(checkpoint.path.parent.iterdir()):
         taken = path.suffix in _COMPANIONS and path.name not in weights and path.name != receipts.NAME
-        if taken and not path.name.endswith(".index.json") and path.is_file() and not _from_elsewhere(path):
+        if taken and not path.name.endswith(".index.json") and path.is_file() and not from_elsewhere(path, path.parent):
             with suppress(OSError):  # too large
                 found[path.name] = read_regular(path, left)
                 left -= len(found[path.name])
     return found
 
 
-def _from_elsewhere(path: Path) -> bool:
-    """Whether a link would make a copy of some other file of this machine."""
-    folder, target = path.parent.resolve(), path.resolve()
-    return path.is_symlink() and folder not in target.parents and folder.parent.parent / "blobs" != target.parent
+def tokenizer_beside(beside: Companions, words: Words) -> tuple[Path, ...]:
+    """The files of the Hugging Face tokenizer that was found beside the weights; () where there is none."""
+    if beside.tokenizer is None:
+        return ()
+    folder = beside.tokenizer.parent
+    paths = [folder / name for name in (*_TOKENIZER, words.spm) if name]
+    return tuple(path for path in paths if path.is_file() and not from_elsewhere(path, folder))

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ckptconv.conversion.companions import Companions
 from ckptconv.conversion.labels import BESIDE, Labels
+from ckptconv.conversion.pieces import Vocabulary, original_files, transformers_files
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fields import Resolved
 from ckptconv.tables.model import Table
 from ckptconv.text import printable
-from ckptconv.vocabulary import Dictionary, SpmModel
+from ckptconv.vocabulary import Dictionary, SpmModel, read_small
 from ckptconv.vocabulary.from_tokenizer import spm_from_tokenizer
+from ckptconv.vocabulary.listed import listed_beside, listed_text
 from ckptconv.vocabulary.tokenizer import tokenizer_files
 from ckptconv.words import Words
 
 TARGET_TOKENIZER = "target_tokenizer"
 _CODE = Path(__file__).parent.parent / "hf"
+_CUTS = "cuts sentencepiece's pieces once more"
 
 
 @dataclass(frozen=True)
 class Extras:
-    """Files by name relative to the output directory, and what is worth telling about them."""
+    """Files by name relative to the output directory, and what is worth telling about them. entries: what the
+    checkpoint itself holds of them."""
 
     files: Mapping[str, bytes]
     notes: tuple[str, ...]
+    entries: Mapping[str, Any] = field(default_factory=dict)
 
 
 def extras(
-    table: Table, target: str, config: Resolved, beside: Companions, labels: Labels, dims: Mapping[str, int]
+    table: Table,
+    target: str,
+    config: Resolved,
+    beside: Companions,
+    labels: Labels,
+    dims: Mapping[str, int],
+    kept: Sequence[Path] = (),
+    vocabulary: Vocabulary | None = None,
 ) -> Extras:
-    """Everything but the weights for a directory of the layout `target`.
+    """Everything but the weights for a directory of the layout `target`. kept: a tokenizer's files that stay as they
+    are. vocabulary: of byte pairs, for families that have them.
 
     A layout with a config.json is Hugging Face's: it gets its configs, modeling code and a tokenizer. Any other is
     fairseq's: it gets dictionaries, and one of the classes' names if it has a classification head. Both keep the
@@ -44,14 +59,37 @@ def extras(
     files = {name: _json(config.document(name)) for name in documents}
     for name in table.code.get(target, ()):
         files[name] = (_CODE / Path(name).name).read_bytes()
+    if kept:
+        return Extras({**files, **{path.name: read_small(path) for path in kept}}, ())
+    if vocabulary:
+        return _byte_pairs(table, config, vocabulary, files, dims)
     words = _hugging_face_words if "config.json" in files else _fairseq_words
+    listing, lists = table.words.listed, _lists(beside, table.words)
+    if listing and "config.json" in files and (lists or target in listing.layouts):
+        words = partial(_listed_words, target)
     made, notes = words(table, config, beside, dims)
+    if lists and words is _fairseq_words:
+        notes.append(f"the tokenizer of {beside.names[0].name} {_CUTS}, and fairseq's doesn't: it gives other ids")
     if beside.spm and made:
         made[table.words.spm or beside.spm.name] = beside.spm.read_bytes()
     elif made and table.words.spm and beside.tokenizer:
         made, notes = _with_spm(made, notes, beside.tokenizer, table.words)
     if labels.told and words is _fairseq_words:
         made[BESIDE[0]] = labels.dictionary().encode()
+    return Extras({**files, **made}, tuple(notes))
+
+
+def _byte_pairs(
+    table: Table, config: Resolved, vocabulary: Vocabulary, files: Mapping[str, bytes], dims: Mapping[str, int]
+) -> Extras:
+    """A tokenizer beside a config.json; for any other layout, entries of the checkpoint, and files of the codes."""
+    rows = _rows(table, dims)[0]
+    if "config.json" not in files:
+        entries, made, notes = original_files(vocabulary, table.words, rows)
+        return Extras({**files, **made}, tuple(notes), entries)
+    document = config.document("config.json")
+    languages: dict[str, Any] = {name: document[name] for name in ("lang2id", "id2lang") if name in document}
+    made, notes = transformers_files(vocabulary, table.words, rows, _max_positions(table, dims), languages)
     return Extras({**files, **made}, tuple(notes))
 
 
@@ -94,6 +132,33 @@ def _hugging_face_words(
     if len(beside.dictionaries) > 1:
         notes.append(f"the target language has a vocabulary of its own: its tokenizer is in {TARGET_TOKENIZER}/")
     return files, notes
+
+
+def _listed_words(
+    target: str, table: Table, config: Resolved, beside: Companions, dims: Mapping[str, int]
+) -> tuple[dict[str, bytes], list[str]]:
+    """A list of tokens, and what transformers' class for it is; for layouts that have none of it, the class too."""
+    listing = table.words.listed
+    if listing is None or not beside.dictionaries or not (beside.spm or beside.tokenizer):
+        return {}, ["no tokenizer was written: it needs a tokenizer beside the weights, or --dict and --spm"]
+    module, _, name = listing.code.rpartition(".")
+    tokens = zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), listing.names, strict=False)
+    document: dict[str, Any] = {"tokenizer_class": name, **dict(tokens), "do_lower_case": False}
+    longest = _max_positions(table, dims)
+    document |= {} if longest is None else {"model_max_length": longest}
+    files = {listing.file: listed_text(beside.dictionaries[0], table.words)}
+    if target in listing.layouts:
+        notes = [] if _lists(beside, table.words) else [f"{name} {_CUTS}: its ids are others than the source's"]
+    else:
+        document["auto_map"] = {"AutoTokenizer": [listing.code, None]}
+        files[f"{module}.py"] = (_CODE / f"{module}.py").read_bytes()
+        notes = [f"{name} {_CUTS}, as no tokenizer.json can: load it with trust_remote_code=True"]
+    return {**files, "tokenizer_config.json": _json(document)}, notes
+
+
+def _lists(beside: Companions, words: Words) -> bool:
+    """Whether the source's vocabulary is a list of tokens."""
+    return bool(beside.names) and listed_beside(beside.names[0].parent, words) == beside.names[0]
 
 
 def _fairseq_words(

@@ -9,7 +9,7 @@ from ckptconv.containers.checkpoint import Checkpoint, StateDict
 from ckptconv.containers.read import Reader
 from ckptconv.conversion.facts import read_facts
 from ckptconv.conversion.sides import Explained, Side, Together, View, views_of
-from ckptconv.detect import shapes, state_dict_of
+from ckptconv.detect import shapes, state_dict_of, with_head_of
 from ckptconv.errors import DoesNotFit
 from ckptconv.plan import NONE, Chosen, Plan, Told, choose, make_plan, refused_drops
 from ckptconv.tables.expand import expand, names_of, row_names
@@ -22,6 +22,10 @@ def of_one_family(a: Side, b: Side) -> Together | None:
     """Both under the table's keys; None where they are of different families, or neither can be seen as the other."""
     if not (a.found and b.found and a.found.table.family == b.found.table.family):
         return None
+    a = replace(a, found=with_head_of(a.checkpoint, a.found, b.found))
+    b = replace(b, found=with_head_of(b.checkpoint, b.found, a.found or b.found))
+    assert a.found
+    assert b.found
     if a.found.layout.name == b.found.layout.name:
         left, right = _named(a, a.found, b.found), _named(b, b.found, a.found)
         return Together(left, right, notes=(*_read_notes(a), *_read_notes(b)))

@@ -11,13 +11,16 @@ from typing import Any
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, shared_views
 from ckptconv.containers.inert import Dict
 from ckptconv.containers.open import open_checkpoint
+from ckptconv.containers.paddle import NAMES
 from ckptconv.containers.plain import is_plain, plain
 from ckptconv.containers.read import Reader, check_growth
-from ckptconv.conversion.companions import companion_files, companions, read_json
+from ckptconv.conversion.companions import companion_files, companions, read_json, tokenizer_beside
 from ckptconv.conversion.extras import extras
 from ckptconv.conversion.facts import read_facts
 from ckptconv.conversion.labels import read_labels
-from ckptconv.conversion.rows import Asked, check_vocabulary, wanted_rows
+from ckptconv.conversion.languages import read_languages
+from ckptconv.conversion.pieces import Vocabulary, read_pieces
+from ckptconv.conversion.rows import Asked, check_vocabulary, vocabulary_dims, wanted_rows
 from ckptconv.detect import fitting, require_state_dict, state_dict_of
 from ckptconv.dtypes import BY_NAME, DType
 from ckptconv.errors import CkptconvError, DoesNotFit, UnknownLayout, VocabularyMismatch, WrongUse
@@ -36,9 +39,11 @@ from ckptconv.plan import (
     ties,
 )
 from ckptconv.tables.catalog import layout_named, tables
+from ckptconv.tables.expand import Dims
+from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fields import FieldValue, Resolved, Sides, resolve, stated
 from ckptconv.tables.fit import Fit
-from ckptconv.tables.model import Layout, Table
+from ckptconv.tables.model import Layout, Note, Table
 from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
@@ -54,6 +59,7 @@ _MEANINGLESS_WITH_SAME = {
     "labels": "labels",
     "create": "create",
     "languages": "languages",
+    "codes": "codes",
 }
 _DTYPES = {"keep": None, "fp32": BY_NAME["F32"], "fp16": BY_NAME["F16"], "bf16": BY_NAME["BF16"]}
 
@@ -68,7 +74,8 @@ class Options:
     set: config fields that no tensor shows, by any layout's name for them. head: which head, where a target holds one:
     its name, `lm_head` or `none`. labels: a file with the names of a classification head's classes. create: options of
     the table to make up, such as `pooler`. allow_unknown: as for `open_checkpoint`.
-    languages: those whose adapters are kept, () for all. receipt: leave a conversion.json (`ckptconv.receipts`).
+    languages: those whose adapters are kept, () for all. codes: the BPE codes of a vocabulary of byte pairs. receipt:
+    leave a conversion.json (`ckptconv.receipts`).
     """
 
     to: str
@@ -87,12 +94,13 @@ class Options:
     create: tuple[str, ...] = ()
     allow_unknown: bool = False
     languages: tuple[str, ...] = ()
+    codes: Path | None = None
     receipt: bool = True
 
     def __post_init__(self) -> None:
         """Paths may be given as text. Raises WrongUse for values that mean nothing."""
         object.__setattr__(self, "dictionaries", tuple(map(Path, self.dictionaries)))
-        for name in ("spm", "table", "labels"):
+        for name in ("spm", "table", "labels", "codes"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         if self.dtype not in _DTYPES:
@@ -114,6 +122,7 @@ class Prepared:
 
     table, target: the layout to be written; None where the keys stay as they are.
     extras: the small files that complete a directory, by name. companions: what was read besides the checkpoint.
+    entries: what a checkpoint holds besides its state dict and its config.
     """
 
     checkpoint: Checkpoint
@@ -126,6 +135,7 @@ class Prepared:
     companions: tuple[Path, ...]
     options: Options
     notes: tuple[str, ...]
+    entries: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def state_dict(self) -> StateDict:
@@ -152,8 +162,14 @@ def _prepare_layout(checkpoint: Checkpoint, source: Path, options: Options) -> P
     target_table, target = layout_named(options.to, known)
     fit = fitting(checkpoint, known, options.layout_from)
     _require_reachable(checkpoint, fit, target_table, target)
-    if options.head is not None and options.head not in (NONE, *fit.dims):
-        fit = fitting(checkpoint, known, fit.name, options.head)
+    if options.head in fit.could_be or options.head not in (None, NONE, *fit.dims):
+        fit = fitting(checkpoint, known, fit.name, options.head or "")
+    elif fit.could_be and options.head is None:
+        raise DoesNotFit(
+            f"{printable(checkpoint.path.name)} is {fit.name} with a head that its keys don't tell: it could be "
+            f"{' or '.join(fit.could_be)}. Put the config.json that it belongs to beside it, or say which with --head.",
+            checkpoint.path,
+        )
     try:
         return _prepare(checkpoint, fit, target, options, source.is_dir())
     except CkptconvError as problem:
@@ -167,10 +183,13 @@ def _require_reachable(checkpoint: Checkpoint, fit: Fit, table: Table | None, ta
     if (table is not None and table.family != fit.table.family) or target not in names:
         wanted = f"{table.family}/{target}" if table else target
         others = ", ".join(f"{fit.table.family}/{each}" for each in names if each != fit.layout.name)
+        about = fit.table.about.get(fit.layout.name)
         raise UnknownLayout(
-            f"{name} is {fit.name}, which can't become {wanted}; expected {others} or same.", checkpoint.path
+            f"{name} is {fit.name}{f' ({about})' if about else ''}, which can't become {wanted}; expected {others} or "
+            "same.",
+            checkpoint.path,
         )
-    if target == fit.layout.name:
+    if target == fit.layout.name and fit.layout.container in checkpoint.container.split():  # `torch zip`, `torchscript`
         raise UnknownLayout(
             f"{name} is in the layout {fit.name} already; to change only its container or dtype, use --to same.",
             checkpoint.path,
@@ -191,7 +210,7 @@ def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Pre
         (name, node) for name, node in checkpoint.other.items() if entry and "." not in name and is_plain(node)
     ]
     kept = plain(data)
-    left += [Told(name, "no plain data, or tensors of its own") for name in checkpoint.other if name not in kept]
+    left += [Told(name, _why_not_kept(name)) for name in checkpoint.other if name not in kept]
     return Prepared(
         checkpoint,
         entry,
@@ -218,6 +237,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
             raise
         # The user named one file; what else lies in its folder may belong to another model.
         beside = replace(beside, dictionaries=(), names=(), spm=None, tokenizer=None, notes=(f"not used: {mismatch}",))
+    vocabulary = _vocabulary(checkpoint, fit, options, whole_folder)
     state_dict = state_dict_of(checkpoint, fit)
     with Reader(checkpoint) as reader:
         facts = read_facts(fit, state_dict, reader)
@@ -227,7 +247,9 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     chosen = replace(chosen, dims=resized_dims(chosen.dims, rows))
     dtypes = {key: tensor.dtype for key, tensor in state_dict.items()}
     plan = make_plan(fit, target, facts, chosen, dtypes, _DTYPES[options.dtype])
-    labels = read_labels(checkpoint.path.parent, options.labels, documents.get("config.json"), plan.dims.get("labels"))
+    classes = plan.dims.get("labels", plan.dims.get("tags"))
+    labels = read_labels(checkpoint.path.parent, options.labels, documents.get("config.json"), classes)
+    spoken = read_languages(fit.table, fit.layout.name, documents, _languages(fit, documents, options))
     sides = Sides(
         table=fit.table,
         source=fit.layout.name,
@@ -237,6 +259,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
             **chosen.dims,
             **ties(fit, facts, chosen.dims),
             **labels.names,
+            **spoken.names,
             "dtype": _main_dtype(plan.steps),
         },
         documents=documents,
@@ -245,17 +268,46 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
     )
     config = _resolve(checkpoint, sides)
     other = tuple(
-        Told(name, _why(name))
+        Told(name, _why(name, checkpoint.container))
         for name, node in checkpoint.other.items()
-        if name not in documents[""] and node is not None
+        if name not in documents[""] and name not in fit.table.words.inside and node is not None
     )
-    plan = respelled(replace(plan, dropped=(*plan.dropped, *other)), fit.spelled.original)
-    made = extras(fit.table, target, config, beside, labels, plan.dims)
-    notes = (*checkpoint.notes, *fit.notes, *beside.notes, *labels.notes, *config.denied, *config.notes, *made.notes)
+    left = tuple(Told(name, "another state dict of the same file") for name in checkpoint.entries if name != fit.entry)
+    plan = respelled(replace(plan, dropped=(*plan.dropped, *left, *other)), fit.spelled.original)
+    kept = tokenizer_beside(beside, fit.table.words) if target == fit.layout.name else ()
+    made = extras(fit.table, target, config, beside, labels, plan.dims, kept, vocabulary)
+    found = (*beside.notes, *(vocabulary.notes if vocabulary else ()), *labels.notes, *spoken.notes)
+    of_table = tuple(line.text for line in fit.table.notes if _holds(line, fit, target, chosen.dims))
+    notes = (*checkpoint.notes, *fit.notes, *found, *config.denied, *config.notes, *made.notes, *of_table)
     configs = (checkpoint.path.parent / name for name, document in documents.items() if name and document)
-    read = (*configs, *beside.files, *((options.labels,) if options.labels else ()))
+    beside_it = (*beside.files, *(vocabulary.files if vocabulary else ()))
+    read = (*configs, *beside_it, *kept, *((options.labels,) if options.labels else ()))
     layout = fit.table.layout(target)
-    return Prepared(checkpoint, fit.entry, fit.table, layout, plan, config, made.files, read, options, notes)
+    return Prepared(
+        checkpoint, fit.entry, fit.table, layout, plan, config, made.files, read, options, notes, made.entries
+    )
+
+
+def _holds(line: Note, fit: Fit, target: str, dims: Dims) -> bool:
+    """Whether the note goes with this conversion."""
+    one = (fit.layout.name in line.layouts) != (target in line.layouts)
+    return one and bool(evaluate(line.condition, dims))
+
+
+def _vocabulary(checkpoint: Checkpoint, fit: Fit, options: Options, whole_folder: bool) -> Vocabulary | None:
+    """The words and codes of a family with byte pairs; None for any other."""
+    if fit.table.words.bpe:
+        rows = int(fit.dims[vocabulary_dims(fit.table)[0]])
+        return read_pieces(checkpoint, fit.table.words, options.codes, rows, whole_folder)
+    if options.codes:
+        raise WrongUse(f"--codes: the models of {fit.table.family} have no byte pairs.")
+    return None
+
+
+def _languages(fit: Fit, documents: Mapping[str, Any], options: Options) -> Any:
+    """How many languages the target's config will say there are."""
+    said = options.set.get("n_langs", stated(fit.table, fit.layout.name, documents, "n_langs"))
+    return fit.dims.get("langs", 1) if said is None else said
 
 
 def _main_dtype(steps: tuple[Step, ...]) -> str:
@@ -266,7 +318,17 @@ def _main_dtype(steps: tuple[Step, ...]) -> str:
     return max(sizes, key=lambda dtype: sizes[dtype]).torch
 
 
-def _why(name: str) -> str:
+def _why_not_kept(name: str) -> str:
+    if name == NAMES:
+        return "the parameters' names in Paddle's program, which .pdparams files alone have"
+    return "no plain data, or tensors of its own"
+
+
+def _why(name: str, container: str) -> str:
+    if name == NAMES:
+        return "the parameters' names in Paddle's program, which nothing needs"
+    if container == "torchscript":
+        return "an attribute of the scripted code, no part of the state dict"
     return "optimizer state, no part of the model" if "optim" in name else "training state, no part of the model"
 
 

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import ckptconv
-from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.conversion.prepare import Options, Prepared
 from ckptconv.plan import Plan
 from ckptconv.receipts import Hashed, combined, hashed
 from ckptconv.tables.model import Table
 
 _NOT_TOLD = frozenset({"overwrite", "receipt"})  # they change nothing in what is written
-
-
-@contextmanager
-def hashing(prepared: Prepared) -> Iterator[Future[tuple[Hashed, ...]]]:
-    """The hashes of the source's files, made on another core while the block goes on. Reads all of the source; stops
-    early where the block raises. Nothing is read where no receipt is wanted."""
-    stop = Event()
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield pool.submit(_source_hashes, prepared.checkpoint if prepared.options.receipt else None, stop)
-        except BaseException:
-            stop.set()
-            raise
-
-
-def _source_hashes(checkpoint: Checkpoint | None, stop: Event) -> tuple[Hashed, ...]:
-    if checkpoint is None:
-        return ()
-    stamps = checkpoint.stamps
-    return tuple(hashed(path, path.name, stamps.get(path), stop.is_set) for path in checkpoint.files)
 
 
 def receipt(prepared: Prepared, sources: tuple[Hashed, ...], written: Iterable[Hashed]) -> bytes:

@@ -10,6 +10,7 @@ from ckptconv.conversion.companions import Companions
 from ckptconv.errors import VocabularyMismatch, WrongUse
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fit import Fit
+from ckptconv.tables.model import Table
 from ckptconv.text import printable
 from ckptconv.vocabulary import SPECIAL, Dictionary
 
@@ -77,13 +78,16 @@ def spare_dims(fit: Fit) -> frozenset[str]:
     return frozenset(dim for spare in fit.table.spares if spare.layout == fit.layout.name for dim in spare.dims)
 
 
+def vocabulary_dims(table: Table) -> tuple[str, ...]:
+    """The dims that --vocab resizes, source first."""
+    return tuple(dim for line in table.resizes if "vocab" in names_in(line.expression) for dim in line.dims)
+
+
 def dictionaries_by_dim(fit: Fit, beside: Companions) -> Iterator[tuple[str, Dictionary]]:
     """The vocabulary's dims, source first, with their dictionaries; one dictionary serves both."""
     if beside.dictionaries:
-        for line in fit.table.resizes:
-            if "vocab" in names_in(line.expression):
-                for number, dim in enumerate(line.dims):
-                    yield dim, beside.dictionaries[min(number, len(beside.dictionaries) - 1)]
+        for number, dim in enumerate(vocabulary_dims(fit.table)):
+            yield dim, beside.dictionaries[min(number, len(beside.dictionaries) - 1)]
 
 
 def _name(beside: Companions, dictionary: Dictionary) -> str:

@@ -32,13 +32,13 @@ def stream(step: Step, state_dict: StateDict, reader: Reader, overflow: Overflow
 
 
 def rows_of(tensor: Tensor, part: Rows) -> Tensor:
-    """The rows of the (transposed) tensor that the part takes, as a view; no bytes are read."""
+    """The rows of the tensor that the part takes, transposed where it says so, as a view; no bytes are read."""
+    if tensor.shape and not part.whole:
+        tensor = replace(
+            tensor,
+            shape=(part.stop - part.start, *tensor.shape[1:]),
+            offset=tensor.offset + part.start * tensor.strides[0],
+        )
     if part.transposed:
         tensor = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
-    if not tensor.shape or part.whole:
-        return tensor
-    return replace(
-        tensor,
-        shape=(part.stop - part.start, *tensor.shape[1:]),
-        offset=tensor.offset + part.start * tensor.strides[0],
-    )
+    return tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,21 +12,26 @@ from typing import Any
 
 from ckptconv.containers.atomic import FILE_SUFFIXES, staged
 from ckptconv.containers.items import Item
-from ckptconv.containers.output import write_file
+from ckptconv.containers.output import Create, Output, write_file
+from ckptconv.containers.paddle import NAMES
+from ckptconv.containers.plain import plain
 from ckptconv.containers.read import Reader
-from ckptconv.containers.write import write_safetensors, write_sharded_safetensors, write_torch
+from ckptconv.containers.write import write_paddle, write_safetensors, write_sharded_safetensors, write_torch
 from ckptconv.conversion.cast import Overflow
+from ckptconv.conversion.hashing import hashing
 from ckptconv.conversion.prepare import Prepared
-from ckptconv.conversion.receipt import hashing, receipt
+from ckptconv.conversion.receipt import receipt
 from ckptconv.conversion.stream import stream
 from ckptconv.errors import WrongUse
 from ckptconv.plan import Step
-from ckptconv.receipts import NAME, Hashed, hashed, place
+from ckptconv.receipts import NAME, place
 from ckptconv.text import printable
 
 Progress = Callable[[int, int], None]
 
-_OTHER_SUFFIXES = frozenset({".bin", ".pth", ".ckpt", ".pkl", ".pickle", ".pdparams"})
+_OTHER_SUFFIXES = frozenset({".bin", ".pth", ".ckpt", ".pkl", ".pickle", ".torchscript", ".ptl"})
+# The one file that a directory of such a container has; of others it may be several.
+_WHOLE = {"torch": "model.pt", "paddle": "model_state.pdparams"}
 
 
 @dataclass(frozen=True)
@@ -86,15 +92,16 @@ def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[lis
     single = output.name.endswith(FILE_SUFFIXES)
     if output.suffix in _OTHER_SUFFIXES:
         raise WrongUse(
-            f"{printable(output.name)}: a file's name must end in .pt or .safetensors, a directory's in neither."
+            f"{printable(output.name)}: a file's name must end in .pt, .safetensors or .pdparams, a directory's in "
+            "none of them."
         )
     with (
         staged(output, prepared.options.overwrite, prepared.checkpoint.files, need) as stage,
-        hashing(prepared) as sources,
+        hashing(prepared.checkpoint) if prepared.options.receipt else nullcontext() as hashes,
     ):
         write = partial(_write_file, output) if single else _write_folder
-        written = write(prepared, stage.path, items)
-        document = receipt(prepared, sources.result(), _hashes(written)) if prepared.options.receipt else None
+        written = write(prepared, stage.path, items, hashes.create if hashes else Output)
+        document = receipt(prepared, hashes.sources(), hashes.written(written)) if hashes else None
         left = place(output) if single else output / NAME
         if document and single:
             stage.beside[left] = document
@@ -108,41 +115,51 @@ def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[lis
     return files, [*_untold(prepared, output, single), *(f"removed the older {name}" for name in removed)]
 
 
-def _hashes(written: Mapping[str, Path]) -> list[Hashed]:
-    return [hashed(path, name) for name, path in written.items()]
-
-
-def _write_file(output: Path, prepared: Prepared, path: Path, items: list[Item]) -> dict[str, Path]:
-    _write_weights(prepared, path, output.suffix == ".safetensors", items)
+def _write_file(output: Path, prepared: Prepared, path: Path, items: list[Item], create: Create) -> dict[str, Path]:
+    _write_weights(prepared, path, output.suffix, items, create)
     return {output.name: path}
 
 
-def _write_folder(prepared: Prepared, folder: Path, items: list[Item]) -> dict[str, Path]:
+def _write_folder(prepared: Prepared, folder: Path, items: list[Item], create: Create) -> dict[str, Path]:
     """Name → where it was written, of every file."""
     for name, content in prepared.extras.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        write_file(folder / name, content)
-    if prepared.target and prepared.target.container == "torch":
-        _write_weights(prepared, folder / "model.pt", False, items)
-        names = ["model.pt"]
+        write_file(folder / name, content, create)
+    whole = _WHOLE.get(prepared.target.container) if prepared.target else None
+    if whole:
+        _write_weights(prepared, folder / whole, Path(whole).suffix, items, create)
+        names = [whole]
     else:
         metadata = prepared.checkpoint.metadata
-        names = write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size)
+        names = write_sharded_safetensors(folder, items, metadata, prepared.options.max_shard_size, create)
     return {name: folder / name for name in (*names, *prepared.extras)}
 
 
-def _write_weights(prepared: Prepared, path: Path, as_safetensors: bool, items: list[Item]) -> None:
-    if as_safetensors:
-        write_safetensors(path, items, prepared.checkpoint.metadata)
+def _write_weights(prepared: Prepared, path: Path, suffix: str, items: list[Item], create: Create) -> None:
+    """suffix: of the name that the file at `path` will have."""
+    if suffix == ".safetensors":
+        write_safetensors(path, items, prepared.checkpoint.metadata, create)
+    elif suffix == ".pdparams":
+        write_paddle(path, items, _program_names(prepared), create)
     else:
-        write_torch(path, items, _entry(prepared), _beside(prepared))
+        write_torch(path, items, _entry(prepared), _beside(prepared), create)
+
+
+def _program_names(prepared: Prepared) -> dict[str, str] | None:
+    """What Paddle calls the parameters in the program, if the keys are still those of a Paddle file. paddle.load needs
+    no such names, and makes up its own for a file without them."""
+    said = plain(prepared.checkpoint.other.get(NAMES)) if prepared.target is None else None
+    keys = {step.key for step in prepared.plan.steps}
+    return {key: str(name) for key, name in said.items() if key in keys} if isinstance(said, dict) else None
 
 
 def _beside(prepared: Prepared) -> dict[str, Any]:
     """The entries beside the state dict. fairseq's `args`, up to 0.10, are an argparse.Namespace."""
     document = prepared.config.document("")
     args = document.get("args")
-    return {**document, "args": Namespace(**args)} if prepared.target and isinstance(args, dict) else document
+    if prepared.target and isinstance(args, dict):
+        document = {**document, "args": Namespace(**args)}
+    return {**prepared.entries, **document}
 
 
 def _entry(prepared: Prepared) -> str | None:
@@ -155,9 +172,9 @@ def _untold(prepared: Prepared, output: Path, single: bool) -> list[str]:
     if single and prepared.extras:
         names = ", ".join(prepared.extras)
         notes.append(f"one file holds the weights only; for {names} give a directory as the output")
-    document = prepared.config.document("")
-    if document and (output.suffix == ".safetensors" or not (prepared.target or single)):
-        notes.append(
-            f"safetensors has no place for {', '.join(map(printable, document))}: write a .pt file to keep them"
-        )
+    document = {**prepared.entries, **prepared.config.document("")}
+    if document and (output.suffix in (".safetensors", ".pdparams") or not (prepared.target or single)):
+        container = "a Paddle file" if output.suffix == ".pdparams" else "safetensors"
+        entries = ", ".join(map(printable, document))
+        notes.append(f"{container} has no place for {entries}: write a .pt file to keep them")
     return notes

@@ -27,6 +27,13 @@ _CLASSES = {
     "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
 }
+# XLM's beam search over answers and its choices between texts aren't run, only the model below them.
+_XLM_CLASSES = {
+    "lm_head": "WithLMHeadModel",
+    "sequence_classification": "ForSequenceClassification",
+    "token_classification": "ForTokenClassification",
+    "question_answering_simple": "ForQuestionAnsweringSimple",
+}
 _OUR_OWN = frozenset({"architectures", "auto_map", "dtype", "torch_dtype", "model_type", "transformers_version"})
 _SHOWN = 3
 
@@ -35,24 +42,29 @@ def xlmr(subject: Subject, config: Config, rows: int) -> Engine:
     """XLM-R as one of transformers' XLMRoberta or XLMRobertaXL classes: that of the head that the tensors show. rows:
     of the logits that are kept. Raises DoesNotFit for missing keys, else whatever transformers raises."""
     base = "XLMRobertaXL" if subject.found.dims.get("prenorm") else "XLMRoberta"
-    return _encoder(base, subject, config, rows)
+    return _encoder(base, _CLASSES, subject, config, rows)
 
 
 def xmod(subject: Subject, config: Config, rows: int) -> Engine:
     """X-MOD as one of transformers' Xmod classes. Raises as `xlmr`."""
-    return _encoder("Xmod", subject, config, rows)
+    return _encoder("Xmod", _CLASSES, subject, config, rows)
 
 
-def _encoder(base: str, subject: Subject, config: Config, rows: int) -> Engine:
+def xlm(subject: Subject, config: Config, rows: int) -> Engine:
+    """XLM as one of transformers' XLM classes. Raises as `xlmr`."""
+    return _encoder("XLM", _XLM_CLASSES, subject, config, rows)
+
+
+def _encoder(base: str, classes: Mapping[str, str], subject: Subject, config: Config, rows: int) -> Engine:
     import torch
     import transformers
 
     dims = subject.found.dims
-    head = next((option for option in _CLASSES if dims.get(option)), None)
-    kind = getattr(transformers, f"{base}{_CLASSES[head] if head else 'Model'}")
+    head = next((option for option in classes if dims.get(option)), None)
+    kind = getattr(transformers, f"{base}{classes[head] if head else 'Model'}")
     labels = {"sequence_classification": "labels", "token_classification": "tags"}.get(head or "")
     own = {"num_labels": dims[labels]} if labels and not config.fields.get("id2label") else {}
-    arguments = {} if head else {"add_pooling_layer": bool(dims.get("pooler"))}
+    arguments = {"add_pooling_layer": dims["pooler"]} if not head and "pooler" in dims else {}
     model = _load(kind, subject, config.fields, own, **arguments)
 
     def run(batch: Batch) -> dict[str, Any]:
@@ -63,14 +75,14 @@ def _encoder(base: str, subject: Subject, config: Config, rows: int) -> Engine:
             attention_mask=there.long(),
             output_hidden_states=True,
             return_dict=True,
-            **_spoken(model, batch),
+            **_spoken(model, batch, ids),
         )
         values = {name: state[there] for name, state in named(found.hidden_states)}
         if head == "lm_head":
             values["logits"] = found.logits[there][:, :rows].clone()
         elif head == "token_classification":
             values[f"head {head}"] = found.logits[there]
-        elif head == "question_answering":
+        elif head in ("question_answering", "question_answering_simple"):
             values[f"head {head}"] = torch.stack([found.start_logits, found.end_logits], -1)[there]
         elif head and batch.first_is_a_token:
             values["head"] = found.logits
@@ -81,10 +93,13 @@ def _encoder(base: str, subject: Subject, config: Config, rows: int) -> Engine:
     return Engine(_name(model), run)
 
 
-def _spoken(model: Any, batch: Batch) -> dict[str, Any]:
-    """X-MOD's lang_ids: places in the config's list (modeling_xmod.py: XmodOutput.lang_adapter)."""
+def _spoken(model: Any, batch: Batch, ids: Any) -> dict[str, Any]:
+    """X-MOD's lang_ids, a language for each row: places in the config's list (modeling_xmod.py:
+    XmodOutput.lang_adapter). XLM's langs, one for each token (modeling_xlm.py: XLMModel.forward), in turn."""
     import torch
 
+    if hasattr(getattr(model, "transformer", model), "lang_embeddings"):
+        return {"langs": torch.arange(ids.numel()).reshape(ids.shape) % model.config.n_langs}
     if not batch.languages:
         return {}
     listed = list(model.config.languages)

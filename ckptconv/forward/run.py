@@ -27,6 +27,12 @@ _FAMILIES = {
     "xlmr": {False: "roberta", True: "xlmr"},
     "xmod": {False: "xmod", True: "xmod"},
     "deltalm": {False: "deltalm", True: "deltalm"},
+    "xlm": {True: "xlm"},  # facebookresearch/XLM is no package that could be installed
+}
+# Layouts that nothing here runs.
+_WITHOUT = {
+    "xlmr/ernie_m": "transformers has no ErnieM since 5.0",
+    "xlmr/ernie_m-paddle": "Paddle's models are not run here",
 }
 _NEEDED = {_FAIRSEQ: (("torch", "fairseq"), "fairseq"), _HF: (("torch", "transformers"), "hf")}
 # Dims in which two halves must agree, or they are two models. Rows of vocabularies and positions may be cut.
@@ -145,8 +151,12 @@ def _run(half: str, subject: Subject, other: Subject, task: _Task, progress: Cal
 def _impossible(half: str, subject: Subject) -> list[str]:
     """Why a half can't run, as far as that is known before anything is read."""
     fit = subject.fit
+    if fit is not None and fit.name in _WITHOUT:
+        return [_sentence(half, _WITHOUT[fit.name])]
     if fit is None:
         return [_sentence(half, f"its layout is not known; ckptconv runs {', '.join(_FAMILIES)}")]
+    if _engine(subject) == _FAIRSEQ and False not in _FAMILIES.get(fit.table.family, {False: ""}):
+        return [_sentence(half, f"fairseq has no {fit.name}; only transformers' side of it can be run")]
     if fit.table.family not in _FAMILIES:
         return [_sentence(half, f"there is no engine for {fit.name}; {', '.join(_FAMILIES)} have some")]
     if not fit.exact:

@@ -158,9 +158,11 @@ def _copies(table: Table, target: str, steps: Iterable[Step]) -> list[tuple[Step
 def _parts(source: Slot, target: Slot, plus: Mapping[str, Rows]) -> Iterator[Rows | Fill]:
     """The rows that one parameter takes in its source tensor, cut or extended to the target's size."""
     if source.cell.transposed or target.cell.transposed:
-        # Whole matrices only: lint allows neither parts of a transposed cell nor resizing one.
-        rows = tensor_shape(target)[0]
-        yield Rows(source.key, 0, rows, rows, source.cell.transposed != target.cell.transposed)
+        # Lint allows neither parts of a transposed cell nor resizing one; the other side may be a part.
+        rows = source.shape[-1] if source.cell.transposed else source.shape[0]
+        start = source.cell.part * rows
+        turned = source.cell.transposed != target.cell.transposed
+        yield Rows(source.key, start, start + rows, rows * source.cell.parts, turned)
         return
     rows = source.shape[0] if source.shape else 1
     wanted = target.shape[0] if target.shape else 1
@@ -179,7 +181,8 @@ def _coalesced(parts: Iterable[Rows | Fill]) -> list[Rows | Fill]:
         if (
             isinstance(part, Rows)
             and isinstance(last, Rows)
-            and (last.key, last.stop, last.transposed, last.plus) == (part.key, part.start, part.transposed, part.plus)
+            and (last.key, last.stop, last.transposed, last.plus) == (part.key, part.start, False, part.plus)
+            and not part.transposed
         ):
             merged[-1] = replace(last, stop=part.stop)
         else:

@@ -13,7 +13,7 @@ from ckptconv.dtypes import DType
 class Rows:
     """Rows [start, stop) of the `of` along axis 0 of a source tensor (a 0-d one counts as one row).
 
-    transposed: the rows are those of its transpose. plus: one row that is added to each of them.
+    transposed: they are taken as columns. plus: one row that is added to each of them.
     """
 
     key: str

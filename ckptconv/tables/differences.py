@@ -20,6 +20,7 @@ from ckptconv.tables.model import (
     Heads,
     Known,
     Lacks,
+    Note,
     Resize,
     Select,
     Spare,
@@ -28,6 +29,7 @@ from ckptconv.tables.model import (
     Tie,
 )
 from ckptconv.text import printable
+from ckptconv.words import Listing
 
 Line = Callable[[Draft, list[str], int], None]
 
@@ -152,17 +154,27 @@ def _code(draft: Draft, words: list[str], line: int) -> None:
     draft.code[layout_named(draft, words[1])] = tuple(words[2:])
 
 
+def _note(draft: Draft, words: list[str], line: int) -> None:
+    expect(len(words) >= 4, "expected `note LAYOUT CONDITION TEXT…`")
+    text = " ".join(words[3:])
+    draft.notes.append(Note(line, tuple(layouts_named(draft, words[1])), words[2], text))
+
+
 def _about(draft: Draft, words: list[str], line: int) -> None:
     expect(len(words) >= 3, "expected `about LAYOUT TEXT…`")
     draft.about[layout_named(draft, words[1])] = " ".join(words[2:])
 
 
 def _words(draft: Draft, words: list[str], line: int) -> None:
-    kinds = ("single", "pair", "appended", "spm")
+    kinds = ("single", "pair", "appended", "spm", "bpe", "special", "inside", "listed")
     expect(len(words) >= 3 and words[1] in kinds, f"expected `words {'|'.join(kinds)} …`")
-    plain = words[1] != "spm" or not set(words[2]) & set("/\\:")
-    expect(plain, f"`{printable(words[2])}` is no plain file name")
+    expect(words[1] not in ("bpe", "inside") or len(words) == 5, f"expected three names after `words {words[1]}`")
+    for name in {"spm": words[2:3], "bpe": words[3:], "listed": words[3:5]}.get(words[1], ()):
+        expect(not set(name) & set("/\\:"), f"`{printable(name)}` is no plain file name")
+    expect(words[1] != "listed" or len(words) >= 9, "expected `words listed LAYOUT FILE CODE NAME NAME NAME NAME…`")
     said: dict[str, Any] = {words[1]: words[2] if words[1] == "spm" else tuple(words[2:])}
+    if words[1] == "listed":
+        said = {"listed": Listing(tuple(layouts_named(draft, words[2])), words[3], words[4], tuple(words[5:]))}
     draft.words = replace(draft.words, **said)
 
 
@@ -185,6 +197,7 @@ DIFFERENCES: dict[str, Line] = {
     "resize": _resize,
     "spare": _spare,
     "code": _code,
+    "note": _note,
     "about": _about,
     "words": _words,
 }

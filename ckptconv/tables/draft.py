@@ -21,6 +21,7 @@ from ckptconv.tables.model import (
     Lacks,
     Layout,
     Let,
+    Note,
     Resize,
     Row,
     Select,
@@ -66,6 +67,7 @@ class Draft:
     resizes: list[Resize] = field(default_factory=list)
     spares: list[Spare] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     code: dict[str, tuple[str, ...]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     words: Words = field(default_factory=Words)
@@ -98,6 +100,7 @@ class Draft:
             resizes=tuple(self.resizes),
             spares=tuple(self.spares),
             fields=tuple(self.fields),
+            notes=tuple(self.notes),
             code=self.code,
             about=self.about,
             words=self.words,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from typing import Generic, TypeVar
@@ -118,8 +118,9 @@ def templates(table: Table, layout: str) -> tuple[Template, ...]:
             for text, values in written_out(cell.template, table.lets):
                 # A bias has the first axis of its row's shape (torch.nn.Linear, LayerNorm).
                 symbols = row.shape[:1] if text.endswith("bias") else row.shape
+                turned = replace(cell, transposed=cell.transposed and len(symbols) > 1)
                 over = tuple(dict.fromkeys((*placeholders(text), *names)))
-                found.append(Template(text, row, cell, values, symbols, over))
+                found.append(Template(text, row, turned, values, symbols, over))
     return tuple(found)
 
 
@@ -144,7 +145,7 @@ def expand(table: Table, layout: str, dims: Dims) -> dict[Param, Slot]:
     Rows under an option that `dims` doesn't set are left out. A size that `dims` lacks is 0.
     """
     slots: dict[Param, Slot] = {}
-    there = [template for template in templates(table, layout) if active(template.row.option, dims)]
+    there = there_at(table, layout, dims)
     by_name = any("@" in size for size in dims)  # else a template's parameters all have one shape
     for block in _blocks(there):
         shapes = {(template.row.line, template.text): _shape(template, (), dims) for template in block}
@@ -153,6 +154,15 @@ def expand(table: Table, layout: str, dims: Dims) -> dict[Param, Slot]:
             param = Param(template.row.line, tuple(sorted(template.values + values)))
             slots[param] = Slot(key, template.cell, shape, template.symbols, template.row.line)
     return slots
+
+
+def there_at(table: Table, layout: str, dims: Dims) -> list[Template]:
+    """The templates whose parameters the layout holds at these dims. Of a head's row and another optional one with the
+    same key, that is the head's."""
+    heads = table.heads_of(layout)
+    found = [template for template in templates(table, layout) if active(template.row.option, dims)]
+    taken = {template.text for template in found if template.row.option in heads}
+    return [each for each in found if each.row.option in (None, *heads) or each.text not in taken]
 
 
 def _shape(template: Template, values: Sequence[tuple[str, str]], dims: Dims) -> tuple[int, ...]:

@@ -19,8 +19,9 @@ Documents = Mapping[str, Any]
 Names = Mapping[str, Any]
 """What expressions see: dims, options, the names of `equal` lines, and the `COMPUTED` ones."""
 
-COMPUTED = ("dtype", "id2label", "label2id")
-"""torch's name of the main dtype; the labels of a classification head by index, and the indexes by label."""
+COMPUTED = ("dtype", "id2label", "label2id", "id2lang", "lang2id", "languages")
+"""torch's name of the main dtype; the labels of a classification head by index, and the indexes by label; the same for
+the languages, and their list."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def resolve(sides: Sides) -> Resolved:
     denied: list[str] = []
     notes: list[str] = []
     assumed: list[str] = []
+    above: dict[str, Any] = {}
     for field in sides.table.fields:
         said, where = _said(sides, field)
         if field.kind in ("tensors", "tied", "must"):
@@ -110,7 +112,8 @@ def resolve(sides: Sides) -> Resolved:
         name = field.names[sides.table.column(sides.target)]
         if name is not None and (field.only is None or evaluate(field.only, sides.after)):
             value, origin = _value(sides, field, said, where)
-            wrong += [Contradiction("value", message) for message in _invalid(sides, field, value, where)]
+            wrong += [Contradiction("value", message) for message in _invalid(sides, field, value, where, above)]
+            above |= {name: value for name in leaves(field) if type(value) in (int, bool)}
             values.append(FieldValue(name.document, name.paths[0], _spelled(sides, field, name, value), origin))
             if field.kind == "assume" and origin == "default":
                 assumed.append(f"{name.paths[0].rpartition('.')[2]} = {values[-1].value}")
@@ -138,6 +141,18 @@ def said(table: Table, layout: str, documents: Documents) -> dict[Field, tuple[A
     return {field: found for field, found in every.items() if found[0] is not _UNSAID}
 
 
+def agreement(table: Table, layout: str, names: Names, documents: Documents) -> int:
+    """How many of the `const` fields of the layout have, in its config, the value that they would have at these dims
+    and options."""
+    sides = Sides(table, layout, layout, names, names, documents, {}, {})
+    stated = [(field, name) for field in table.fields if (name := field.names[table.column(layout)])]
+    return sum(
+        _look_up(documents.get(name.document), name.paths[0]) == _value(sides, field, _UNSAID, "")[0]
+        for field, name in stated
+        if field.kind == "const"
+    )
+
+
 def parse_value(text: str, names: Names) -> Any:
     """A table's VALUE: JSON, or an expression over dims, or else a bare word that is a string."""
     try:
@@ -150,6 +165,11 @@ def parse_value(text: str, names: Names) -> Any:
         if text.replace("_", "").replace(".", "").isalnum():
             return text
         raise
+
+
+def leaves(field: Field) -> tuple[str, ...]:
+    """What the `require` lines of later fields call it: the last part of its path in any layout."""
+    return tuple(dict.fromkeys(str(name).rpartition(".")[2] for name in field.names if name and not name.negated))
 
 
 def _aliases(field: Field) -> Iterator[str]:
@@ -251,8 +271,9 @@ def _as_type_of(default: Any, said: Any) -> Any:
     return said
 
 
-def _invalid(sides: Sides, field: Field, value: Any, where: str) -> Iterator[str]:
-    """What is wrong with a value that somebody gave: not of the default's type, not finite, or against a `require`."""
+def _invalid(sides: Sides, field: Field, value: Any, where: str, above: Names) -> Iterator[str]:
+    """What is wrong with a value that somebody gave: not of the default's type, not finite, or against a `require`.
+    above: the fields before it that are numbers or booleans, by name."""
     if not where or field.kind == "const":
         return
     default = parse_value(field.value, sides.after)
@@ -260,10 +281,10 @@ def _invalid(sides: Sides, field: Field, value: Any, where: str) -> Iterator[str
         yield f"{where} = {printable(repr(value))}; expected a value such as {default!r}"
     elif isinstance(value, float) and not isfinite(value):
         yield f"{where} = {value}; expected a finite number"
-    for condition, reason in field.requires if type(value) is int else ():
+    for condition, reason in field.requires if type(value) in (int, bool) else ():
         try:
-            holds = evaluate(condition, {**sides.after, "value": value})
-        except ValueError:
+            holds = evaluate(condition, {**above, **sides.after, "value": value})
+        except (ValueError, KeyError):  # no arithmetic with these; or a field above that has no such value
             holds = False
         if not holds:
             yield f"{where} = {value}; expected that {reason}"

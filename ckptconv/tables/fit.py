@@ -21,6 +21,7 @@ from ckptconv.tables.expand import (
     written_out,
 )
 from ckptconv.tables.model import Const, Drop, Index, Layout, Name, Table
+from ckptconv.tables.readings import read
 from ckptconv.tables.spellings import Spelled, spellings
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,6 +51,7 @@ class Fit:
     absent: key → the key that stands in for it, by a `tie` line.
     consts, drops: keys that a `const` or `drop` line knows.
     missing, unexpected, mismatched: what doesn't fit. coverage: the share of keys that the layout knows.
+    could_be: the heads that its keys could be, the one that they are taken for first; () where there is no doubt.
     """
 
     table: Table
@@ -66,6 +68,7 @@ class Fit:
     unexpected: tuple[str, ...]
     mismatched: tuple[Mismatch, ...]
     coverage: float
+    could_be: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -81,7 +84,9 @@ class Fit:
             for const in self.table.consts
             if const.layout == self.layout.name and const.without and const.template not in there
         ]
-        return (*self.spelled.notes, *lacking)
+        heads = ", ".join(self.could_be[1:])
+        doubt = [f"its {self.could_be[0]} could as well be {heads}: they have the same keys"] if heads else []
+        return (*self.spelled.notes, *lacking, *doubt)
 
     @property
     def exact(self) -> bool:
@@ -108,7 +113,7 @@ def fit(
     """See the state dict `shapes` as `layout` of `table`, read as it fits best; linear in the number of keys.
 
     index: the layout's `key_index`, where it serves several state dicts. head: what a name placeholder stands for, in
-    a layout whose keys don't say; "" is its default.
+    a layout whose keys don't say, or which of several heads with the same keys it is; "" is the default.
     """
     index = index or key_index(table, layout)
     plain: Fit | None = None
@@ -154,7 +159,8 @@ def _fit(
             aliases.add(key)
     if not known and not aliases:
         return no_fit(table, layout, shapes, entry, spelled)
-    options = _options(table, known)
+    reading = read(table, layout, known, head)
+    options = dict(reading.options)
     found = {key: there for key, rows in known.items() if (there := [t for t in rows if active(t.row.option, options)])}
     unexpected += [key for key in known if key not in found]
     absent = _stand_ins(table, layout, shapes)
@@ -163,7 +169,7 @@ def _fit(
         rows = [payload for payload in index.find(key)[0] if isinstance(payload, Template)]
         voters[key] = [template for template in rows if active(template.row.option, options)]
     seen = {**shapes, **{key: shapes[other] for key, other in absent.items()}}
-    named = _names(table, layout, found, values, head)
+    named = _names(table, layout, found, values, "" if head in options else head)
     dims = _dims(table, voters, seen, values) | _layers(table, found, values) | options | named
     if _expected(table, layout, dims) > _SPARSE * len(shapes) + 1000:
         return no_fit(table, layout, shapes, entry, spelled)
@@ -187,6 +193,7 @@ def _fit(
         tuple(unexpected),
         mismatched,
         (len(shapes) - len(unexpected)) / len(shapes) if shapes else 0.0,
+        reading.could_be,
     )
 
 
@@ -305,15 +312,6 @@ def _logical(shape: tuple[int, ...], template: Template) -> tuple[int, ...]:
     if template.cell.transposed:
         shape = shape[::-1]
     return (shape[0] // template.cell.parts, *shape[1:]) if shape else ()
-
-
-def _options(table: Table, found: Mapping[str, list[Template]]) -> dict[str, int | bool]:
-    """Which options' rows are there: those that a key stands for which no other row could be."""
-    names = {row.option.removeprefix("!") for row in table.rows if row.option}
-    there = {
-        matches[0].row.option for matches in found.values() if len({template.row.option for template in matches}) == 1
-    }
-    return {name: name in there for name in sorted(names)}
 
 
 def _resolve(

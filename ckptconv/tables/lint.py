@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from ckptconv.tables.expand import Dims, Slot, active, expand, name_lists, placeholders, templates, written_out
+from ckptconv.tables.expand import Dims, Param, Slot, active, expand, name_lists, placeholders, templates, written_out
 from ckptconv.tables.expressions import names_in
-from ckptconv.tables.fields import COMPUTED, parse_value
+from ckptconv.tables.fields import COMPUTED, leaves, parse_value
 from ckptconv.tables.fit import tensor_shape
 from ckptconv.tables.model import Cell, Const, Drop, Index, Name, Rest, Row, Table
 
@@ -39,6 +39,18 @@ def sample_dims(table: Table, options: bool = True) -> Dims:
     return sizes | counts | names | {row.option.removeprefix("!"): options for row in table.rows if row.option}
 
 
+def option_sets(table: Table, *layouts: str) -> Iterator[Dims]:
+    """Made-up dims with every option off, and with all of them on; where one of the layouts has at most one head, with
+    each head by itself."""
+    yield sample_dims(table, False)
+    every = sample_dims(table)
+    heads = {head for layout in layouts for head in table.heads_of(layout)}
+    if not heads:
+        yield every
+    for head in sorted(heads):
+        yield {**every, **{other: other == head for other in heads}}
+
+
 def _placeholders(table: Table) -> Iterator[Finding]:
     for row in table.rows:
         cells = [cell.template for cell in row.cells if cell]
@@ -58,7 +70,7 @@ def _collisions(table: Table) -> Iterator[Finding]:
         listed = {text for text, _, _ in rows}
         taken: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for text, uses in _by_text(rows).items():
-            for together in _together(uses):
+            for together in _together(uses, table.heads_of(layout.name)):
                 yield from _overlaps(layout.name, text, [(row.line, cell.part, cell.parts) for row, cell in together])
             taken[text].append((uses[-1][0].line, 0, 1))
         lines: tuple[Const | Drop, ...] = (*table.consts, *table.drops)
@@ -81,13 +93,16 @@ def _by_text(rows: list[tuple[str, Row, Cell]]) -> dict[str, list[tuple[Row, Cel
     return found
 
 
-def _together(uses: list[tuple[Row, Cell]]) -> Iterator[list[tuple[Row, Cell]]]:
-    """The rows of one key that can be there at once, for every choice of options."""
+def _together(uses: list[tuple[Row, Cell]], heads: tuple[str, ...]) -> Iterator[list[tuple[Row, Cell]]]:
+    """The rows of one key that can be there at once, for every choice of options. heads: of which there is at most one,
+    and which have a key that another optional row has as well."""
     options = sorted({row.option.removeprefix("!") for row, _ in uses if row.option})
     for values in product((True, False), repeat=len(options)):
         dims = dict(zip(options, values, strict=True))
         together = [(row, cell) for row, cell in uses if active(row.option, dims)]
-        if together:
+        taken = any(row.option in heads for row, _ in together)
+        together = [(row, cell) for row, cell in together if not taken or row.option in (None, *heads)]
+        if together and sum(dims.get(head, False) for head in heads) <= 1:
             yield together
 
 
@@ -130,18 +145,19 @@ def _alike(one: str, other: str, table: Table) -> bool:
 def _shapes(table: Table) -> Iterator[Finding]:
     for layout in table.layouts:
         shapes: dict[str, tuple[int, ...]] = {}
-        slots = [*expand(table, layout.name, sample_dims(table)).values()]
-        slots += expand(table, layout.name, sample_dims(table, False)).values()
-        for slot in slots:
-            if slot.cell.parts > 1 and slot.cell.transposed:
-                yield Finding(slot.line, f"{layout.name}: {slot.key} can't be both a part and transposed")
-            if slot.cell.transposed and len(slot.shape) > 2:
-                yield Finding(
-                    slot.line, f"{layout.name}: only a matrix can be transposed, not {','.join(slot.symbols)}"
-                )
-            shape = tensor_shape(slot)
-            if shapes.setdefault(slot.key, shape) != shape:
-                yield Finding(slot.line, f"{layout.name}: the parts of {slot.key} have different shapes")
+        for dims in option_sets(table, layout.name):
+            together: dict[str, tuple[int, ...]] = {}
+            for slot in expand(table, layout.name, dims).values():
+                if slot.cell.parts > 1 and slot.cell.transposed:
+                    yield Finding(slot.line, f"{layout.name}: {slot.key} can't be both a part and transposed")
+                if slot.cell.transposed and len(slot.shape) > 2:
+                    yield Finding(
+                        slot.line, f"{layout.name}: only a matrix can be transposed, not {','.join(slot.symbols)}"
+                    )
+                shape = tensor_shape(slot)
+                if together.setdefault(slot.key, shape) != shape:
+                    yield Finding(slot.line, f"{layout.name}: the parts of {slot.key} have different shapes")
+            shapes |= together
         for tie in table.ties:
             if tie.layout == layout.name:
                 yield from _tied_shapes(tie.line, tie.keys, shapes, table)
@@ -233,18 +249,20 @@ def _covers(template: str, text: str, table: Table) -> bool:
 
 def _round_trips(table: Table) -> Iterator[Finding]:
     """Every ordered pair of layouts, there and back, by brute force over labelled tensors, options on and off."""
-    for options, (source, target) in product((True, False), permutations(table.layouts, 2)):
-        dims = sample_dims(table, options)
-        there, back = expand(table, source.name, dims), expand(table, target.name, dims)
-        state = {param: _place(slot) for param, slot in there.items()}
-        carried = {_place(back[param]): state[param] for param in there if param in back}
-        for param, place in state.items():
-            if param in back and carried[_place(back[param])] != place:
-                yield Finding(
-                    param.line, f"{source.name} → {target.name} → {source.name} isn't the identity on {place[0]}"
-                )
-            elif param in back and back[param].shape != there[param].shape:
-                yield Finding(param.line, f"{there[param].key} changes its shape from {source.name} to {target.name}")
+    for source, target in permutations(table.layouts, 2):
+        for dims in option_sets(table, source.name, target.name):
+            there, back = expand(table, source.name, dims), expand(table, target.name, dims)
+            yield from _round_trip(source.name, target.name, there, back)
+
+
+def _round_trip(source: str, target: str, there: Mapping[Param, Slot], back: Mapping[Param, Slot]) -> Iterator[Finding]:
+    state = {param: _place(slot) for param, slot in there.items()}
+    carried = {_place(back[param]): state[param] for param in there if param in back}
+    for param, place in state.items():
+        if param in back and carried[_place(back[param])] != place:
+            yield Finding(param.line, f"{source} → {target} → {source} isn't the identity on {place[0]}")
+        elif param in back and back[param].shape != there[param].shape:
+            yield Finding(param.line, f"{there[param].key} changes its shape from {source} to {target}")
 
 
 def _place(slot: Slot) -> tuple[str, int, int]:
@@ -277,13 +295,15 @@ def _fields(table: Table) -> Iterator[Finding]:
         **name_lists(table.lets, sample_dims(table)),
     }
     ties = frozenset(equal.name for equal in table.equals)
+    above: set[str] = set()
     for field in table.fields:
         try:
             names = names_in(field.value) if field.kind in ("tensors", "tied") else frozenset()
             names |= names_in(field.only) if field.only else frozenset()
             names |= {name for fixed in field.fixed for name in names_in(fixed.condition)}
             names |= {name for condition, _ in field.cases for name in names_in(condition)}
-            names |= {name for condition, _ in field.requires for name in names_in(condition)} - {"value"}
+            names |= {name for condition, _ in field.requires for name in names_in(condition)} - above - {"value"}
+            above |= set(leaves(field))
             parse_value(field.value, known)
         except ValueError as error:
             yield Finding(field.line, str(error))
@@ -294,6 +314,7 @@ def _fields(table: Table) -> Iterator[Finding]:
             yield Finding(field.line, "a `tied` field reads `equal` lines only")
     conditions = [(line.line, line.condition) for line in table.known]
     conditions += [(line.line, line.condition) for line in table.strangers if line.condition]
+    conditions += [(line.line, line.condition) for line in table.notes]
     for where, condition in conditions:
         for unknown in sorted(names_in(condition) - frozenset(known)):
             yield Finding(where, f"`{unknown}` is no dim or option of this table")

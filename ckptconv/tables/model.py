@@ -145,7 +145,8 @@ class Lacks:
 
 @dataclass(frozen=True)
 class Heads:
-    """`heads LAYOUT OPTION…`: a file of this layout has the rows of at most one of these options."""
+    """`heads LAYOUT OPTION…`: a file of this layout has the rows of at most one of these options. Where such a row and
+    another optional one have the same key, the head has it."""
 
     line: int
     layout: str
@@ -248,6 +249,17 @@ class Spare:
 
 
 @dataclass(frozen=True)
+class Note:
+    """`note LAYOUT CONDITION TEXT`: told of every conversion between one of these layouts and any other, where the
+    condition holds."""
+
+    line: int
+    layouts: tuple[str, ...]
+    condition: str
+    text: str
+
+
+@dataclass(frozen=True)
 class FieldName:
     """Where a config field lies: in `document` (a JSON file; "" is the checkpoint itself), under one of `paths`.
 
@@ -319,6 +331,7 @@ class Table:
     resizes: tuple[Resize, ...]
     spares: tuple[Spare, ...]
     fields: tuple[Field, ...]
+    notes: tuple[Note, ...]
     code: Mapping[str, tuple[str, ...]]
     about: Mapping[str, str]
     words: Words
@@ -333,6 +346,10 @@ class Table:
     def layout(self, name: str) -> Layout:
         """The layout of that name; KeyError for a name that the table lacks."""
         return self.layouts[self.column(name)]
+
+    def heads_of(self, layout: str) -> tuple[str, ...]:
+        """The options of which a file of the layout has at most one; () where it may have any."""
+        return tuple(option for line in self.heads if line.layout == layout for option in line.options)
 
     def where(self, line: int) -> str:
         """`mappings/deltalm.tbl:31`, for messages."""

@@ -79,9 +79,9 @@ def _family(draft: Draft, words: list[str], line: int) -> None:
 
 
 def _layout(draft: Draft, words: list[str], line: int) -> None:
-    expect(len(words) == 4, "expected `layout NAME safetensors|torch ENTRY`, ENTRY being - for none")
+    expect(len(words) == 4, "expected `layout NAME safetensors|torch|paddle ENTRY`, ENTRY being - for none")
     _, name, container, entry = words
-    expect(container in ("safetensors", "torch"), f"unknown container `{printable(container)}`")
+    expect(container in ("safetensors", "torch", "paddle"), f"unknown container `{printable(container)}`")
     expect(name not in [layout.name for layout in draft.layouts], f"the layout `{name}` stands twice")
     expect(len(draft.layouts) < _MAX_LAYOUTS, f"more than {_MAX_LAYOUTS} layouts")
     expect(
@@ -123,7 +123,7 @@ def _prefix(draft: Draft, words: list[str], line: int) -> None:
 
 
 def _row(draft: Draft, words: list[str], line: int) -> None:
-    expect(draft.layouts, "a table begins with `layout` lines; expected `layout NAME safetensors|torch ENTRY`")
+    expect(draft.layouts, "a table begins with `layout` lines; expected `layout NAME safetensors|torch|paddle ENTRY`")
     shape, _, option = words[0].partition("?")
     expect(_SHAPE.fullmatch(words[0]), f"`{printable(words[0])}` is neither a directive nor a shape such as `ffn,d`")
     keys = cells(draft, words[1:], "cells")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ckptconv.plan import ties
 from ckptconv.tables.fields import COMPUTED, Sides, resolve
+from ckptconv.tables.model import Field
 from ckptconv.validation.findings import Finding, found
 from ckptconv.validation.subject import Subject
 
@@ -37,7 +38,8 @@ def _bare(subject: Subject) -> Iterator[Finding]:
     """A fairseq file without args and cfg, or a pretrained one, which fairseq can't open as a model."""
     assert subject.fit is not None
     table, layout = subject.fit.table, subject.fit.layout
-    if layout.container != "torch" or any(subject.documents.get("", {}).get(root) for root in ("args", "cfg")):
+    roots = [root for root in ("args", "cfg") if any(_is_under(root, each) for each in table.fields)]
+    if layout.container != "torch" or not roots or any(subject.documents.get("", {}).get(root) for root in roots):
         return
     others = [each.name for each in table.layouts if each.container == "torch" and each != layout]
     others += [each.name for each in table.layouts if each.container != "torch"]
@@ -47,3 +49,7 @@ def _bare(subject: Subject) -> Iterator[Finding]:
         "exist in state keys”",
         f"make it a model with `ckptconv convert {subject.name} DIR --to {table.family}/{others[0]}`",
     )
+
+
+def _is_under(root: str, field: Field) -> bool:
+    return any(path.startswith(f"{root}.") for name in field.names if name for path in name.paths)

@@ -19,7 +19,8 @@ class Case:
 
     name: `group/what`. wrong: what is wrong with it, in words.
     must: `refused` (exit code 3), `read` (no command refuses it), `looked at` (what reads values refuses it, what
-    reads headers doesn't), or `survived` (either is right). kinds: the kinds of error that may be told, any if empty.
+    reads headers doesn't), `found` (exit code 1: what is wrong is a finding), or `survived` (any of them is right).
+    kinds: the kinds of error that may be told, any if empty.
     told: words in the error.
     build: makes the files in an empty folder. source: the argument of the commands, in that folder.
     options: more arguments by command. commands: those that are tried. forms: whether every form of output is.
@@ -44,6 +45,8 @@ class Case:
         """The exit codes that `command` may end with: 0 done, 1 findings, 3 refused."""
         if self.must == "survived":
             return frozenset({0, 1, 3})
+        if self.must == "found":
+            return frozenset({1})
         if self.must == "refused" or (self.must == "looked at" and command in READS_VALUES):
             return frozenset({3})
         return frozenset({0, 1}) if command in ("audit", "validate") else frozenset({0})

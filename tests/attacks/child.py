@@ -1,6 +1,7 @@
 """Runs commands in forked children under limits and an audit hook. Talks JSON lines: a job in, what happened out.
 
 A job: {"argv": […], "cwd": folder, "files": [folders and files that may be opened], "seconds": n}.
+With `transformers` as its argument, it and torch are loaded before the first job, and may be used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import ckptconv
 from tests.attacks.case import words
 
 PACKAGE = Path(ckptconv.__file__).parent
-OWN = (str(PACKAGE), str(PACKAGE.parent / "mappings"), *sysconfig.get_paths().values(), "/dev/null")
+LIBRARY = (*sysconfig.get_paths().values(), *(path for path in sys.path if path.endswith(".zip")))
+OWN = (str(PACKAGE), str(PACKAGE.parent / "mappings"), *LIBRARY, "/dev/null")
 FORBIDDEN_IMPORTS = frozenset(
     words("""
     torch transformers fairseq safetensors pickle _pickle cPickle subprocess socket multiprocessing
@@ -63,11 +65,21 @@ def warm() -> None:
     Console(file=open(os.devnull, "w")).print("x")  # noqa: SIM115  # loads rich's own parts
 
 
+def warm_transformers() -> None:
+    """torch, transformers and what they load for a first model; from here on they may import their own parts."""
+    from tests.attacks.companions import GOLDEN, WEIGHTS
+
+    config = GOLDEN / "hf_xlmr_tokcls.config.json"
+    import_module("ckptconv.commands.audit").audit(WEIGHTS, config)
+    GUARD.imports = frozenset(words("subprocess socket pty webbrowser http runpy cloudpickle joblib"))
+
+
 class Guard:
     """The audit hook: what a command does beyond reading its own files is written down and ends the process."""
 
     def __init__(self) -> None:
         self.allowed: tuple[str, ...] = ()
+        self.imports = FORBIDDEN_IMPORTS
 
     def arm(self, allowed: list[str]) -> None:
         """From here on."""
@@ -76,7 +88,7 @@ class Guard:
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Called by the interpreter."""
-        if event == "import" and arguments[0].partition(".")[0] in FORBIDDEN_IMPORTS:
+        if event == "import" and arguments[0].partition(".")[0] in self.imports:
             self.stop(f"import {arguments[0]}")
         elif (
             (event == "ctypes.dlopen" and arguments[0] is not None)
@@ -154,7 +166,7 @@ def _child(job: dict[str, Any], out: str, err: str) -> None:
         main(job["argv"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
-        if loaded := FORBIDDEN_IMPORTS & (sys.modules.keys() - before):
+        if loaded := GUARD.imports & (sys.modules.keys() - before):
             GUARD.stop(f"imported {sorted(loaded)}")
     except BaseException as problem:
         os.write(2, f"Traceback (of the child): {problem!r}\n".encode(errors="replace"))
@@ -189,5 +201,7 @@ def _unsafe(how: str, path: str) -> None:
 if __name__ == "__main__":
     GUARD = Guard()
     warm()
+    if "transformers" in sys.argv:
+        warm_transformers()
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

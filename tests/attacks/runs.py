@@ -39,10 +39,10 @@ class Ended:
 class Runner:
     """The child process that forks for every command."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, *loaded: str) -> None:
         self.logs = logs
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "utf8", "-m", "tests.attacks.child"],
+            [sys.executable, "-X", "utf8", "-m", "tests.attacks.child", *loaded],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -93,14 +93,14 @@ def command_lines(case: Case, source: str) -> Iterator[tuple[str, ...]]:
                 yield (command, source, *line, *case.options.get(command, ()))
 
 
-def problems(case: Case, ended: Ended) -> Iterator[str]:
-    """What is wrong with how a command ended; nothing, if all is well."""
+def problems(case: Case, ended: Ended, spare: int = 0) -> Iterator[str]:
+    """What is wrong with how a command ended; nothing, if all is well. spare: bytes that any command takes there."""
     command, exits = ended.argv[0], case.exits(ended.argv[0])
     if case.must == "looked at" and command in ("inspect", "diff"):
         exits = frozenset({3 if {"--stats", "--values"} & set(ended.argv) else 0})
     if ended.timed_out or ended.cpu > CPU:
         yield f"took {ended.cpu:.1f} s of CPU, {ended.wall:.1f} s in all"
-    if ended.memory > MEMORY:
+    if ended.memory > MEMORY + spare:
         yield f"took {ended.memory >> 20} MiB"
     if ended.exit not in exits:
         yield f"ended with {ended.exit}, expected one of {sorted(exits)}"

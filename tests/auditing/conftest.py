@@ -37,6 +37,8 @@ SAMPLES = {
     "deltalm_finetuned_untied.pt": "deltalm/fairseq",
     "deltalm_finetuned_v0122.pt": "deltalm/fairseq",
     "hf_deltalm_fengshen_transformers-4.30.2.bin": "deltalm/hf",
+    "xlm_original.tiny.pth": "xlm/original",
+    "hf_xlm_mlm_transformers-5.23.safetensors": "xlm/hf",
 }
 
 

@@ -188,7 +188,8 @@ def test_keys_that_do_not_fit(tmp_path: Path):
         assert name in codes(validate(tmp_path / "m.pt"))
     torch.save({"layers.0.w": torch.ones(2)}, tmp_path / "m.pt")
     assert codes(validate(tmp_path / "m.pt")).keys() == {"UNKNOWN_LAYOUT"}
-    assert "XLM (facebookresearch/XLM" in codes(validate(GOLDEN / "xlm_original.tiny.pth"))["OTHER_MODEL"]
+    torch.save({"bert.embeddings.word_embeddings.weight": torch.ones(2, 2)}, tmp_path / "m.pt")
+    assert "BERT (bert-base-multilingual" in codes(validate(tmp_path / "m.pt"))["OTHER_MODEL"]
 
 
 @pytest.mark.parametrize(

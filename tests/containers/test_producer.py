@@ -28,7 +28,7 @@ WRITTEN = {
     "fairseq-e3fafbdf_2021-09_mlm.pt": [OLD_ZIP, ("fairseq", "since March 2021")],
     "fairseq-0.12.2_roberta_mlm_BTzeros.pt": [OLD_ZIP, ("fairseq", "since March 2021")],
     "deltalm_pretrained_weights_tiny.pt": [OLD_ZIP],
-    "xlm_original.tiny.pth": [LEGACY],
+    "xlm_original.tiny.pth": [LEGACY, ("facebookresearch/XLM", "")],
     "hf_xlmr_mlm_transformers-2.3.0_205style_legacy.bin": [LEGACY],
     "hf_xlmr_mlm_transformers-4.30.2.bin": [NEW_ZIP],
     "hf_xlmr_mlm_transformers-5.23.safetensors": [("torch", "")],

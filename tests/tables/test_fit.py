@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ckptconv.tables.catalog import tables
 from ckptconv.tables.expand import expand, names_of
 from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import expected_keys, fit
-from ckptconv.tables.lint import sample_dims
+from ckptconv.tables.lint import option_sets, sample_dims
 from ckptconv.tables.model import Table
 from ckptconv.tables.parse import parse
 from tests.toy import held
@@ -21,6 +22,7 @@ from tests.toy import held
 KEYS = Path(__file__).parent.parent / "golden" / "keys"
 LAYOUTS = [(table, layout.name) for table in tables() for layout in table.layouts]
 IDS = [f"{table.family}/{name}" for table, name in LAYOUTS]
+FAMILIES = {table.family: table for table in tables()}
 
 # File (its note says which original code made it) → layout, and what must be read off the shapes.
 BASE = {"d": 768, "ffn": 3072, "encoder_layers": 12, "decoder_layers": 6}
@@ -86,6 +88,20 @@ XMOD_LISTS: dict[str, tuple[str, int, dict[str, int], int, set[str]]] = {
     ),
 }  # fmt: skip
 
+# File → layout, number of keys, size, dims, and the options that are there.
+XLM_LISTS: dict[str, tuple[str, int, list[str], dict[str, int], set[str]]] = {
+    "xlm_original.mlm_en_2048.base": (
+        "original", 198, ["2048-en"], {"layers": 12, "d": 2048, "ffn": 8192, "positions": 512, "vocab": 30145},
+        {"lm_head"}
+    ),
+    "xlm_original.tiny": ("original", 38, [], {"layers": 2, "d": 32, "vocab": 60}, {"lm_head"}),
+    "xlm_original.tiny_3langs_langemb": ("original", 39, [], {"langs": 3, "d": 32}, {"lm_head", "lang_emb"}),
+    "xlm_original.tiny_langs_nolangemb": ("original", 38, [], {"d": 32}, {"lm_head"}),
+    "hf_xlm_WithLMHead.transformers-4.30.2.base_en2048": ("hf", 199, ["2048-en"], {"d": 2048}, {"lm_head"}),
+    "hf_xlm_WithLMHead.transformers-5.23.0.base_en2048": ("hf", 197, ["2048-en"], {"d": 2048}, {"lm_head"}),
+    "hf_xlm_WithLMHead.transformers-5.23.0.tiny": ("hf", 37, [], {"positions": 512}, {"lm_head"}),
+}  # fmt: skip
+
 
 def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """A key list as the original code wrote it."""
@@ -137,17 +153,32 @@ def test_real_key_lists_of_xmod_name_their_languages(name: str):
     assert not any(other.exact for other in others)
 
 
+@pytest.mark.parametrize("name", XLM_LISTS)
+def test_real_key_lists_of_xlm(name: str):
+    layout, count, sizes, dims, options = XLM_LISTS[name]
+    shapes = read_shapes(name)
+    assert len(shapes) == count
+    best, *others = candidates(tables(), {"": shapes})
+    assert best.name == f"xlm/{layout}"
+    assert best.exact, (best.missing, best.unexpected, best.mismatched)
+    assert dims.items() <= best.sizes.items()
+    assert [line.name for line in best.table.known if evaluate(line.condition, best.dims)] == sizes
+    assert {option for option, there in best.dims.items() if there is True} == options
+    assert not any(other.exact for other in others)
+
+
 @pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
-@pytest.mark.parametrize("options", [True, False])
-def test_what_a_table_expands_to_fits_it(table: Table, layout: str, options: bool):
-    dims = held(table, layout, sample_dims(table, options))
-    found = fit(table, layout, dict(expected_keys(table, layout, dims)))
-    assert found.exact
-    assert found.coverage == 1
-    assert dict(found.dims) == dict(dims)
-    assert {param: slot.key for param, slot in found.slots.items()} == {
-        param: slot.key for param, slot in expand(table, layout, dims).items()
-    }
+def test_what_a_table_expands_to_fits_it(table: Table, layout: str):
+    for options in option_sets(table, layout):
+        dims = held(table, layout, options)
+        head = next((each for each in table.heads_of(layout) if dims.get(each)), "")
+        found = fit(table, layout, dict(expected_keys(table, layout, dims)), head=head)
+        assert found.exact
+        assert found.coverage == 1
+        assert dict(found.dims) == dict(dims)
+        assert {param: slot.key for param, slot in found.slots.items()} == {
+            param: slot.key for param, slot in expand(table, layout, dims).items()
+        }
 
 
 @pytest.mark.parametrize(("table", "layout"), LAYOUTS, ids=IDS)
@@ -158,8 +189,13 @@ def test_one_key_missing_renamed_or_reshaped_is_found(table: Table, layout: str,
     complete = dict(expected_keys(table, layout, dims))
     ties = {key for tie in table.ties if tie.layout == layout for key in tie.keys}
     consts = {const.template for const in table.consts}
+    # Without the only key of an option, a file is one without that option.
+    slots = expand(table, layout, dims).values()
+    options = {row.line: row.option or str(row.line) for row in table.rows}
+    shared = Counter(options[slot.line] for slot in slots)
+    alone = {slot.key for slot in slots if shared[options[slot.line]] == 1 and not options[slot.line].isdigit()}
     victim = data.draw(
-        st.sampled_from([k for k in complete if k not in ties and not k.endswith("version") and k not in consts])
+        st.sampled_from([k for k in complete if k not in ties | consts | alone and not k.endswith("version")])
     )
     missing = {key: shape for key, shape in complete.items() if key != victim}
     found = fit(table, layout, missing)
@@ -182,7 +218,7 @@ def test_a_layer_in_the_middle_that_is_missing_is_told_whole():
 
 def test_one_wrong_shape_does_not_move_the_dims():
     shapes = read_shapes("fairseq_deltalm_finetuned.tiny")
-    found = fit(tables()[0], "fairseq", {**shapes, "decoder.layers.1.fc3.weight": (128, 32)})
+    found = fit(FAMILIES["deltalm"], "fairseq", {**shapes, "decoder.layers.1.fc3.weight": (128, 32)})
     (mismatch,) = found.mismatched
     assert (mismatch.key, mismatch.got, mismatch.expected) == ("decoder.layers.1.fc3.weight", (128, 32), (64, 32))
     assert mismatch.symbols == ("tgt_ffn", "d")
@@ -191,7 +227,7 @@ def test_one_wrong_shape_does_not_move_the_dims():
 def test_hostile_layer_numbers_are_left_over_not_counted():
     shapes = read_shapes("fairseq_deltalm_finetuned.tiny")
     hostile = {f"encoder.layers.{number}.fc1.weight": (64, 32) for number in ("999999", "99999999999999", "007", "-1")}
-    found = fit(tables()[0], "fairseq", {**shapes, **hostile})
+    found = fit(FAMILIES["deltalm"], "fairseq", {**shapes, **hostile})
     assert set(found.unexpected) == set(hostile)
     assert found.sizes["encoder_layers"] == 4
 
@@ -211,14 +247,14 @@ def test_wrappers_are_taken_off_and_the_bare_models_prefix_put_on(prefix: str, b
 def test_names_that_would_become_one_are_not_respelled():
     shapes = read_shapes("hf_xlmr_ForMaskedLM.transformers-5.23.base")
     twice = {**shapes, "roberta.embeddings.LayerNorm.gamma": (768,)}
-    found = fit(tables()[1], "hf", twice)
+    found = fit(FAMILIES["xlmr"], "hf", twice)
     assert found.unexpected == ("roberta.embeddings.LayerNorm.gamma",)
 
 
 def test_rows_that_exclude_each_other_are_not_both_there():
     shapes = read_shapes("fairseq_xlmr_xl.base")
     both = {**shapes, "encoder.sentence_encoder.layernorm_embedding.weight": (2560,)}
-    found = fit(tables()[1], "fairseq", both)
+    found = fit(FAMILIES["xlmr"], "fairseq", both)
     assert found.dims["prenorm"] is True
     assert found.unexpected == ("encoder.sentence_encoder.layernorm_embedding.weight",)
 
@@ -235,7 +271,7 @@ def test_several_heads_have_sizes_of_their_own():
     shapes = read_shapes("fairseq_xlmr.v012_new_cls_head.base")
     other = {key.replace("sentence_classification_head", "x"): shape for key, shape in shapes.items()}
     other = {key: (7, *shape[1:]) if "out_proj" in key else shape for key, shape in other.items() if ".x." in key}
-    found = fit(tables()[1], "fairseq", {**shapes, **other})
+    found = fit(FAMILIES["xlmr"], "fairseq", {**shapes, **other})
     assert found.exact
     assert [found.dims.get(f"labels@{name}", found.dims["labels"]) for name in names_of(found.dims, "head")] == [
         shapes["classification_heads.sentence_classification_head.out_proj.bias"][0],
@@ -251,9 +287,9 @@ def test_detection_is_linear_enough_for_fifty_thousand_keys():
 def test_ties_stand_in_for_absent_keys():
     shapes = read_shapes("hf_deltalm_fengshen.tiny")
     kept = {key: shape for key, shape in shapes.items() if "embed_tokens" not in key and key != "lm_head.weight"}
-    found = fit(tables()[0], "hf", kept)
+    found = fit(FAMILIES["deltalm"], "hf", kept)
     assert found.exact
     assert set(found.absent.values()) == {"model.shared.weight"}
-    untied = fit(tables()[0], "hf", {**kept, "model.decoder.embed_tokens.weight": (44, 32)})
+    untied = fit(FAMILIES["deltalm"], "hf", {**kept, "model.decoder.embed_tokens.weight": (44, 32)})
     assert untied.absent["lm_head.weight"] == "model.decoder.embed_tokens.weight"
     assert untied.absent["model.encoder.embed_tokens.weight"] == "model.shared.weight"

@@ -51,6 +51,8 @@ prefix    value   config.json:  cfg.   "
 field     must    relu          act    -        -
 only      classifier
 field     tensors v             vocab  -        -
+field     config  true          big    -        -
+require   max(v==1,max(vocab==2,value))  a reason
 """
 
 
@@ -85,6 +87,7 @@ UNSOUND = {
     "heads that no row has": ("heads     hf      lm_head", "heads  hf  qa_head", "no row has the option `qa_head`"),
     "a size of unknown dims": ("(layers==12)&", "(depth==12)&", "`depth` is no dim or option of this table"),
     "a stranger of unknown dims": ("v==50265", "vocab==50265", "`vocab` is no dim or option of this table"),
+    "a require on a field below": ("max(vocab==2,value)", "max(later==2,value)", "`later` is no dim"),
     "only on an unknown name": ("only      classifier", "only  clasifier", "`clasifier` is no dim"),
     "a fused name": ("d?lm_head             lm.{param}         lm.{param}                  \"",
                      "d?lm_head  lm.{param}  lm.{param}  lm.{i}.{param}", "share their placeholders"),
@@ -119,6 +122,9 @@ def test_unsound_tables_are_found(name: str):
         ("stranger when v==1 X", "expected `stranger key KEY NAME…`"),
         ("size base", "expected `size NAME CONDITION`"),
         ("words mask <mask>", "expected `words single|pair|appended|spm"),
+        ("words bpe Tokenizer vocab.json", "expected three names after `words bpe`"),
+        ("words bpe Tokenizer vocab.json ../merges.txt", "`../merges.txt` is no plain file name"),
+        ("words inside by_id ids", "expected three names after `words inside`"),
         ("about hf", "expected `about LAYOUT TEXT…`"),
         ("only a b", "expected `only CONDITION`"),
         ("const ours version F32 1", "expected `const LAYOUT KEY DTYPE SHAPE VALUE"),
