@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ckptconv.errors import CannotWrite
 from ckptconv.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FLUSH = 32 << 20  # bytes that are brought to the disk together
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV)
 
 
@@ -28,6 +30,9 @@ class Output:
         self.size = size
         self.at = 0
         self._fd = -1
+        self._flushed = 0
+        self._flushes: list[Future[None]] = []
+        self._flusher: ThreadPoolExecutor | None = None
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
             self._allocate()
@@ -56,6 +61,14 @@ class Output:
         except OSError as problem:
             raise cannot_write(problem, self.path, self.size) from None
         self.at += len(data)
+        if self.at - self._flushed >= _FLUSH and all(flush.done() for flush in self._flushes):
+            self._flush()
+
+    def _flush(self) -> None:
+        """Has what was written so far brought to the disk by another thread, so that little is left for the end."""
+        self._flusher = self._flusher or ThreadPoolExecutor(1)
+        self._flushes.append(self._flusher.submit(_sync, self._fd))
+        self._flushed = self.at
 
     def write_all(self, pieces: Iterable[bytes | memoryview]) -> None:
         """`write` for each of them, for good."""
@@ -77,6 +90,8 @@ class Output:
     def close(self) -> None:
         """Closes the file. What the system says then doesn't matter: the bytes are on the disk, or not wanted."""
         fd, self._fd = self._fd, -1
+        if self._flusher:
+            self._flusher.shutdown()
         if fd >= 0:
             with suppress(OSError):
                 os.close(fd)
@@ -95,9 +110,15 @@ class Output:
         if self.at != self.size:
             raise ValueError(f"{self.at} bytes were written to {self.path}, {self.size} were announced")
         try:
-            os.fsync(self._fd)  # never a second time: the system forgets what it couldn't write
+            for flush in self._flushes:
+                flush.result()
+            os.fsync(self._fd)  # never again after an error: the system forgets what it couldn't write
         except OSError as problem:
             raise cannot_write(problem, self.path, self.size) from None
+
+
+def _sync(fd: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 Create = Callable[[Path, int], Output]

@@ -210,3 +210,8 @@ def test_nothing_is_printed_and_transformers_is_as_talkative_as_before(
 def test_errors_are_those_of_the_package(tmp_path: Path):
     with pytest.raises(CkptconvError, match="neither a layout"):
         audit(GOLDEN / "fairseq-0.9.0_roberta_mlm.pt", "nope")
+
+
+def test_the_limit_of_modules_ends_with_the_audit(saved: Callable[..., Path]):
+    audit(saved("XLMRobertaModel"), saved("XLMRobertaModel"))
+    assert len(torch.nn.ModuleList(torch.nn.Identity() for _ in range(20_001))) == 20_001

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from ckptconv import verify
-from ckptconv.errors import CkptconvError, NotACheckpoint
+from ckptconv.containers.files import Source, Stamp
+from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint
+from ckptconv.receipts import Hashes, hashed
 from tests.commands.conftest import FINETUNED, GOLDEN, NUMBERS, run
 
 UNTIED = GOLDEN / "deltalm_finetuned_untied.pt"
@@ -162,3 +164,88 @@ def test_no_file_outside_is_opened(name: str, tmp_path: Path):
     (folder / "conversion.json").write_text(json.dumps({"files": [each]}))
     report = verify(folder)
     assert [each.status for each in report.files] in (["changed"], ["missing"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("../secret", "a name that leaves the folder"),
+        ("../nowhere", "a name that leaves the folder"),
+        ("/etc/passwd", "a name that leaves the folder"),
+        ("/nowhere", "a name that leaves the folder"),
+        ("x/../x", "a name that leaves the folder"),
+        ("../../blobs/secret", "a name that leaves the folder"),
+        ("", "a name that leaves the folder"),
+        ("link", "a link that leaves the folder"),
+        ("up/secret", "a link that leaves the folder"),
+        ("longer", "7 bytes, 6 were written"),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_told(name: str, told: str, tmp_path: Path):
+    """Also of a file that isn't there: nothing outside is even looked for."""
+    folder = tmp_path / "snapshots" / "out"
+    folder.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    for secret in (folder.parent / "secret", tmp_path / "blobs" / "secret", folder / "x"):
+        secret.write_text("secret")
+    (folder / "longer").write_text("secrets")
+    (folder / "link").symlink_to("../secret")
+    (folder / "up").symlink_to("..")
+    each = {"name": name, "size": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    (folder / "conversion.json").write_text(json.dumps({"files": [each]}))
+    assert [(each.status, each.told) for each in verify(folder).files] == [("changed", told)]
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path: Path):
+    folder = tmp_path / "snapshots" / "revision"
+    folder.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "abc").write_text("secret")
+    (folder / "config.json").symlink_to("../../blobs/abc")
+    each = {"name": "config.json", "size": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    (folder / "conversion.json").write_text(json.dumps({"files": [each]}))
+    assert verify(folder).verdict == "intact"
+
+
+# ---------------------------------------------------------------------------------------------------------- the hashes
+def stamp_of(path: Path) -> Stamp:
+    with Source(path) as source:
+        return source.stamp
+
+
+def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path: Path):
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    stamp = stamp_of(path)
+    assert hashed(path, "x", stamp).sha256 == hashlib.sha256(b"before").hexdigest()
+    path.write_bytes(b"after it")
+    with pytest.raises(Damaged, match="was changed while it was being read"):
+        hashed(path, "x", stamp)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_noticed(tmp_path: Path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(3 << 20))
+
+    def append() -> bool:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return False
+
+    with pytest.raises(Damaged, match="was changed while it was being read"):
+        hashed(path, "x", stopped=append)
+
+
+def test_hashing_stops_when_it_is_told_to(tmp_path: Path):
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(InterruptedError):
+        hashed(tmp_path / "x", "x", stopped=lambda: True)
+
+
+def test_two_names_of_one_file_are_told_apart(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"x")
+    os.link(tmp_path / "a", tmp_path / "b")
+    hashes = Hashes()
+    found = [hashes.of(tmp_path / name, stamp_of(tmp_path / name)) for name in "ab"]
+    assert [each.name for each in found] == ["a", "b"]
+    assert found[0].sha256 == found[1].sha256 == hashlib.sha256(b"x").hexdigest()

@@ -232,6 +232,12 @@ def test_heads_that_are_assumed_are_told(tagger: Path, tmp_path: Path):
     report = ckptconv.convert(tagger, tmp_path / "hf", ckptconv.Options(to="hf"))
     assert config_of(tmp_path / "hf")["num_attention_heads"] == 1
     assert any(note.startswith("assumed, since no config says: num_attention_heads = 1") for note in report.notes)
+    proof = ckptconv.verify(tagger, tmp_path / "hf")
+    assert proof.verdict == "proved"
+    assert any(
+        note.startswith("SRC has no config that says it, so it can't be proved: DST has num_attention_heads = 1")
+        for note in proof.notes
+    )
 
 
 def test_a_config_beside_the_archive_is_used_and_listed_in_the_receipt(tagger: Path, tmp_path: Path):
