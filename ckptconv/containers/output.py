@@ -14,6 +14,7 @@ from ckptconv.errors import CannotWrite
 from ckptconv.text import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_WRITE = 64 << 10  # bytes of a call: larger ones make Linux look for larger pages, which can take far longer
 _FLUSH = 32 << 20  # bytes that are brought to the disk together
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV)
 
@@ -54,7 +55,7 @@ class Output:
         left = memoryview(data)
         try:
             while left:
-                count = os.write(self._fd, left)
+                count = os.write(self._fd, left[:_WRITE])
                 if not count:  # no file does that; a loop would not end
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 left = left[count:]
