@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ckptconv.tables.expand import (
@@ -103,6 +103,7 @@ class Fit:
 RECOGNISED = 0.5
 # A state dict with fewer than one in so many of a layout's parameters isn't in that layout, whatever its keys say.
 _SPARSE = 10
+_SAMPLE, _STEP = 100, 15_485_863
 
 Payload = Template | Const | Drop | str
 
@@ -118,6 +119,8 @@ def fit(
     index = index or key_index(table, layout)
     plain: Fit | None = None
     for spelled in spellings(table, layout, tuple(shapes)):
+        if plain and known_share(index, sampled(tuple(spelled.original))) < RECOGNISED / 2:
+            continue
         named = {key: shapes[original] for key, original in spelled.original.items()}
         found = _fit(table, layout, named, entry, index, head, spelled)
         plain = plain or found
@@ -126,6 +129,16 @@ def fit(
             return found
     assert plain is not None
     return plain
+
+
+def sampled(keys: Sequence[str]) -> Sequence[str]:
+    """Some of many keys; all of few. By steps of a large prime, so that it's not the same key of every layer."""
+    return keys if len(keys) <= _SAMPLE else [keys[number * _STEP % len(keys)] for number in range(_SAMPLE)]
+
+
+def known_share(index: KeyIndex[Payload], keys: Collection[str]) -> float:
+    """The share of the keys that the layout knows."""
+    return sum(bool(index.find(key)[0]) for key in keys) / len(keys) if keys else 0.0
 
 
 def no_fit(table: Table, layout: str, shapes: Shapes, entry: str, spelled: Spelled) -> Fit:
