@@ -3,7 +3,8 @@
 Its forms: python/paddle/framework/io.py of Paddle 2.6 (`_build_saved_state_dict`, `_pickle_save`, `_pack_loaded_dict`,
 `_unpack_saved_dict`). Beside the arrays lies `StructuredToParameterName@@`, the parameters' names in the program. In
 what isn't a plain state dict, tensors are (name, array), made by `tuple`, or an array, made by `eval('data', …)`.
-Protocols 2 and 3 cut arrays of over 2^30 bytes into slices. bfloat16 is stored as uint16, and read as that.
+Protocols 2 and 3 cut arrays of over 2^30 bytes into slices. uint16 is bfloat16, as Paddle itself takes it
+(python/paddle/base/data_feeder.py, `_PADDLE_DTYPE_2_NUMPY_DTYPE`).
 
 How numpy spells an array: numpy/_core/src/multiarray/methods.c, `array_reduce`, `array_setstate`, and descriptor.c,
 `arraydescr_reduce`. Arrays are taken for what they say; their bytes stay in the file until they are read.
@@ -45,7 +46,7 @@ _BYTES = frozenset({"builtins.bytes", "__builtin__.bytes"})
 _EVAL = frozenset({"builtins.eval", "__builtin__.eval"})
 _ORDERS = ("<", ">", "|", "=")
 _CODES = {"f2": "F16", "f4": "F32", "f8": "F64", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "b1": "BOOL"}
-_CODES |= {"u1": "U8", "u2": "U16", "u4": "U32", "u8": "U64", "c8": "C64", "c16": "C128"}
+_CODES |= {"u1": "U8", "u2": "BF16", "u4": "U32", "u8": "U64", "c8": "C64", "c16": "C128"}
 # python/paddle/optimizer/*.py: the accumulators' names
 _ACCUMULATOR = re.compile(
     r".+_(moment[12]?(_max)?|velocity|beta[12]_pow_acc|inf_norm|momentum|mean_square|mean_grad|_?avg_squared_(grad|update)"
@@ -291,5 +292,7 @@ def _is_optimizer(name: str, tensors: StateDict, other: Mapping[str, Node]) -> b
 
 
 def _uint16_note(entries: Iterable[StateDict]) -> tuple[str, ...]:
-    count = sum(tensor.dtype.name == "U16" for tensors in entries for tensor in tensors.values())
-    return (f"{count} tensors are stored as uint16, as Paddle stores bfloat16: read as uint16",) if count else ()
+    count = sum(tensor.dtype.name == "BF16" for tensors in entries for tensor in tensors.values())
+    return (
+        (f"{count} tensors are stored as uint16, which is how Paddle stores bfloat16: read as that",) if count else ()
+    )

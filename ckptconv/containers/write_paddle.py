@@ -22,7 +22,7 @@ from ckptconv.parallel import ahead
 from ckptconv.text import printable
 
 _CODES = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "BOOL": "b1"}
-_CODES |= {"U8": "u1", "U16": "u2", "U32": "u4", "U64": "u8", "C64": "c8", "C128": "c16", "BF16": "u2"}
+_CODES |= {"U8": "u1", "U32": "u4", "U64": "u8", "C64": "c8", "C128": "c16", "BF16": "u2"}
 
 
 def write_paddle(
@@ -65,7 +65,8 @@ def _check(path: Path, items: Iterable[Item]) -> None:
     for item in items:
         where, name = printable(os.fspath(path)), printable(item.key)
         if item.dtype.name not in _CODES:
-            told = f"numpy has no type {item.dtype} ({item.dtype.torch}): choose another one with --dtype"
+            reason = "Paddle takes uint16 for bfloat16" if item.dtype.name == "U16" else "numpy has no such type"
+            told = f"its type is {item.dtype} ({item.dtype.torch}), and {reason}: choose another one with --dtype"
             raise Unsupported(f"{where} can't hold the tensor {name}: {told}", path)
         if "@@" in item.key:
             raise Unsupported(f"{where} can't hold the tensor {name}: Paddle has another meaning for such keys", path)

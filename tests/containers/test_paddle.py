@@ -28,7 +28,7 @@ from tests.containers.oracle import ROOT, TESTS, items
 GOLDEN = sorted((TESTS / "golden").glob("*.pdparams"))
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 CODES = {"F16": "f2", "F32": "f4", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "BOOL": "b1"}
-CODES |= {"U8": "u1", "U16": "u2", "U32": "u4", "U64": "u8", "C64": "c8", "C128": "c16"}
+CODES |= {"U8": "u1", "BF16": "u2", "U32": "u4", "U64": "u8", "C64": "c8", "C128": "c16"}
 PROTOCOLS = (2, 3, 4, 5)
 NAMES = "StructuredToParameterName@@"
 SLICES = "UnpackBigParamInfor@@"
@@ -211,10 +211,10 @@ def test_memory_does_not_grow_with_the_arrays(protocol: int, tmp_path: Path):
     assert int(done.stdout) < 16 << 10  # KiB
 
 
-def test_uint16_is_told(tmp_path: Path):
+def test_uint16_is_bfloat16_and_told(tmp_path: Path):
     opened = open_checkpoint(save(tmp_path / "x", {"w": np.zeros(2, "u2"), "v": np.zeros(2, "f4")}))
-    assert opened.notes == ("1 tensors are stored as uint16, as Paddle stores bfloat16: read as uint16",)
-    assert opened.entries[""]["w"].dtype.name == "U16"
+    assert opened.notes == ("1 tensors are stored as uint16, which is how Paddle stores bfloat16: read as that",)
+    assert opened.entries[""]["w"].dtype.name == "BF16"
 
 
 def test_other_values_are_shown(tmp_path: Path):
@@ -412,7 +412,9 @@ def test_slices_that_lie(tmp_path: Path):
 
 
 def tensor_items(state: dict[str, np.ndarray], tied: dict[str, str] | None = None) -> list[Item]:
-    return items({key: torch.from_numpy(array.copy()) for key, array in state.items()}, tied)
+    tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
+    bfloat16 = {key: tensor.view(torch.bfloat16) for key, tensor in tensors.items() if tensor.dtype == torch.uint16}
+    return items(tensors | bfloat16, tied)
 
 
 @st.composite
@@ -469,8 +471,10 @@ def test_bfloat16_is_written_as_uint16(tmp_path: Path):
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path):
-    with pytest.raises(Unsupported, match=r"the tensor w: numpy has no type F8_E4M3"):
+    with pytest.raises(Unsupported, match=r"the tensor w: its type is F8_E4M3 .*, and numpy has no such type"):
         write_paddle(tmp_path / "x", items({"w": torch.zeros(2).to(torch.float8_e4m3fn)}))
+    with pytest.raises(Unsupported, match=r"the tensor w: its type is U16 .*, and Paddle takes uint16 for bfloat16"):
+        write_paddle(tmp_path / "x", items({"w": torch.zeros(2, dtype=torch.uint16)}))
     for key in (NAMES, SLICES, "w@@.0"):
         with pytest.raises(Unsupported, match="Paddle has another meaning for such keys"):
             write_paddle(tmp_path / "x", items({key: torch.zeros(2)}))

@@ -75,6 +75,16 @@ def test_casts_on_the_way_to_hf_are_verified(dtype: str, tmp_path: Path):
     assert verify(source, run(source, tmp_path / "hf", "xlmr/hf", dtype=dtype)).verdict == "proved"
 
 
+def test_bfloat16_goes_to_paddle_and_back(tmp_path: Path):
+    """As uint16, which Paddle itself takes for bfloat16."""
+    hf = run(paddle_folder(tmp_path / "paddle", "ErnieMModel"), tmp_path / "hf", "xlmr/hf", dtype="bf16")
+    back = run(hf, tmp_path / "back", "xlmr/ernie_m-paddle")
+    assert {array.dtype for array in paddle_arrays(back).values()} == {np.dtype("u2")}
+    assert verify(hf, back).verdict == "proved"
+    again = run(back, tmp_path / "again", "xlmr/hf")
+    assert (again / "model.safetensors").read_bytes() == (hf / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol_of_pickle_gives_the_same_file(protocol: int, tmp_path: Path):
     expected = run(paddle_folder(tmp_path / "a", "ErnieMModel"), tmp_path / "expected", "xlmr/hf")
@@ -264,7 +274,7 @@ class _Calls:
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "optimizer state": (_optimizer(), Unsupported, "it is the state of a Paddle optimizer, not a model"),
     "a function": ({"embeddings.word_embeddings.weight": _Calls()}, Unsafe, "print"),
-    "bfloat16": (None, DoesNotFit, "have a dtype that weights don't have"),
+    "integers": (None, DoesNotFit, "have a dtype that weights don't have"),
     "a slice lost": (
         {
             "w@@.0": np.zeros(3, np.float32),
@@ -281,7 +291,7 @@ def test_bad_input_is_one_sentence_and_exit_3(name: str, tmp_path: Path, capsys:
     content, kind, told = BAD[name]
     source = paddle_folder(tmp_path / "paddle", "ErnieMModel")
     if content is None:
-        content = {key: np.zeros(array.shape, np.uint16) for key, array in paddle_arrays(source).items()}
+        content = {key: np.zeros(array.shape, np.int16) for key, array in paddle_arrays(source).items()}
     with (source / "model_state.pdparams").open("wb") as file:
         pickle.dump(content, file, 2 if "slice" in name else 4)
     with pytest.raises(kind, match=told):
