@@ -104,11 +104,15 @@ def _files(report: Verification) -> Iterator[Row]:
         )
 
 
+def _engine(name: str) -> Text:
+    return Text.assemble("in ", (printable(name), "bold")) if name else Text("did not run", "bold")
+
+
 def _forward(found: Forward) -> Iterator[RenderableType]:
     """The table of layers, logits and decoding."""
-    names = [Text(printable(name) or "did not run", "bold") for name in (found.source_engine, found.target_engine)]
-    head = Text("SRC in ").append_text(names[0]).append(", DST in ").append_text(names[1])
-    yield head.append(f": {found.sentences} sentences, padded left and right", "dim")
+    if found.source_engine or found.target_engine:
+        head = Text.assemble("SRC ", _engine(found.source_engine), ", DST ", _engine(found.target_engine))
+        yield head.append(f": {found.sentences} sentences, padded left and right", "dim")
     lines: list[Row] = [_layer(layer, found.tolerance) for layer in found.layers]
     if found.top1 is not None:
         lines.append((Text("top-1"), f"{found.top1:.2%}", Text("of the positions have the same most likely id", "dim")))
