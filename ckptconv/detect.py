@@ -168,13 +168,17 @@ def unknown(checkpoint: Checkpoint, detected: Detected) -> UnknownLayout:
             f"{fits}{anyway}{'. ' if fits else ''}To change only its container or dtype, use --to same.",
             checkpoint.path,
         )
-    lines = [f"  {each.name}: {_percent(each.coverage)} of the keys" for each in tried[:_SHOWN]]
+    near = "\n".join(
+        f"  {each.name}: {_percent(each.coverage)} of the keys" for each in tried[:_SHOWN] if each.coverage
+    )
+    families = ", ".join(sorted({each.table.family for each in tried}))
+    tells = f"Tried:\n{near}\n" if near else f"No layout of {families} knows any of them. "
     entry = max(checkpoint.entries.values(), key=len)
     fitting_keys = [key for key in entry if best and key in best.present][:3]
     closest = f"Keys that fit {best.name}: {_some(fitting_keys)}. " if best and fitting_keys else ""
     return UnknownLayout(
         f"{name} is in no layout that ckptconv knows; {len(entry)} keys such as "
-        f"{_some(list(entry)[:3])}. Tried:\n" + "\n".join(lines) + f"\n{closest}Name the layout with --from, bring a "
+        f"{_some(list(entry)[:3])}. {tells}{closest}Name the layout with --from, bring a "
         "table of your own with --table, or keep the keys as they are with --to same.",
         checkpoint.path,
     )

@@ -35,6 +35,17 @@ FILES = {
     "xlmr.large as published (legacy, fused, fp16)": ("xlmr/fairseq-0.8", "--size", "large", "--half"),
     "XLM-R XL, fp16": ("xlmr/fairseq", "--size", "XL", "--half"),
 }
+BASE, LOOKS = "DeltaLM base", "Look without reading"
+SHOWN = {  # in the README
+    *((BASE, job) for job in ("floor: cp", "cp, then sync", "convert to hf, no receipt", "convert to hf, bf16")),
+    (BASE, "convert to hf, with its receipt (SHA-256 of all files)"),
+    *((BASE, job) for job in ("convert back to fairseq, no receipt", "convert to hf, fp16")),
+    *((BASE, job) for job in ("torch.load, rename, save_file", "the same with mmap=True")),
+    *((LOOKS, job) for job in ("floor: import click, rich", "inspect: DeltaLM base with optimizer")),
+    (LOOKS, "inspect --json: DeltaLM base with optimizer"),
+    *(("Values", job) for job in ("floor: cat both (all values changed)", "diff --values, all values changed")),
+    ("Values", "torch.load(mmap=True), largest difference"),
+}
 TORCH = """
 import sys, torch
 from safetensors.torch import save_file
@@ -109,8 +120,9 @@ class Job:
 
 @dataclass
 class Table:
-    """Rows of a Markdown table, printed as they come."""
+    """Rows of a Markdown table, printed as they come. about: what SHOWN calls it."""
 
+    about: str
     title: str
     columns: Sequence[str]
     lines: list[str] = field(default_factory=list)
@@ -194,15 +206,15 @@ def convert(source: Path, out: Path, target: str, *options: str) -> list[str | P
     return [*CKPTCONV, "convert", source, out, "--to", target, *options]
 
 
-def cost(title: str) -> Table:
-    return Table(title, ["job", "seconds", "beside the floor", "peak memory, MB", "read, MB", "written, MB"])
+def cost(about: str, title: str) -> Table:
+    return Table(about, title, ["job", "seconds", "beside the floor", "peak memory, MB", "read, MB", "written, MB"])
 
 
 def conversions(made: dict[str, Path], folder: Path, runs: int) -> Iterator[Table]:
     out, copy = folder / "out", folder / "copy"
     for name, path in made.items():
         # What is written is the weights: for the file with optimizer state, as much as for the one without.
-        table = cost(f"Convert: {name}, {path.stat().st_size / 1e9:.2f} GB")
+        table = cost(name, f"Convert: {name}, {path.stat().st_size / 1e9:.2f} GB")
         model = made["DeltaLM base"] if "optimizer" in name else path
         jobs = [
             Job("convert to hf, no receipt", convert(path, out, "hf", "--no-receipt"), out),
@@ -253,7 +265,7 @@ def peers(job: str, path: Path, made: Path | None = None, *more: Path) -> Iterat
 
 def looks(made: dict[str, Path], folder: Path, runs: int) -> Table:
     """Commands that read no tensor."""
-    table = cost("Look without reading: `python -c 'import click, rich'` is the floor")
+    table = cost(LOOKS, "Look without reading: `python -c 'import click, rich'` is the floor")
     python = [sys.executable, "-c"]
     jobs = [Job("python -c pass", [*python, "pass"]), Job("python -c 'import torch'", [*python, "import torch"])]
     for name in ("DeltaLM base", "DeltaLM base with optimizer", "xlmr.large as published (legacy, fused, fp16)",
@@ -272,9 +284,9 @@ def looks(made: dict[str, Path], folder: Path, runs: int) -> Table:
 
 def values(made: dict[str, Path], folder: Path, runs: int) -> Table:
     """Commands that read every tensor, of one file and of two."""
-    table = cost("Values: reading the files once is the floor")
+    table = cost("Values", "Values: reading the files once is the floor")
     path, other = made["DeltaLM base"], folder / "other.pt"
-    peer = Job("torch.load(mmap=True), max |a - b|", [sys.executable, "-c", COMPARE, path, other])
+    peer = Job("torch.load(mmap=True), largest difference", [sys.executable, "-c", COMPARE, path, other])
     same = [*CKPTCONV, "convert", path, other, "--to", "same", "--no-receipt", "--overwrite"]
     for name, command, more in (
         ("equal files", ["cp", path, other], []),
@@ -307,7 +319,7 @@ def measured_beside_peers(table: Table, path: Path, other: Path, runs: int) -> N
 def scale(folder: Path, runs: int) -> Table:
     """Many tensors."""
     columns = ["tensors", "open, s", "detect, s", "convert --dry-run, s", "inspect --json, s", "inspect, s", "peak, MB"]
-    table = Table("Many tensors: XLM-R with so many layers", columns)
+    table = Table("Scale", "Many tensors: XLM-R with so many layers", columns)
     for count in (500, 5_000, 50_000):
         path = folder / f"{count}.pt"
         if not path.exists():
@@ -327,7 +339,7 @@ def scale(folder: Path, runs: int) -> Table:
 
 def starts(runs: int) -> Table:
     """How long each command takes to say how it is used."""
-    table = cost("Starting: `python -c 'import click, rich'` is the floor")
+    table = cost("Starting", "Starting: `python -c 'import click, rich'` is the floor")
     jobs = [Job("python -c 'import ckptconv'", [sys.executable, "-c", "import ckptconv"])]
     jobs += [
         Job(f"ckptconv {name} --help", [*CKPTCONV, name, "--help"])
@@ -335,6 +347,18 @@ def starts(runs: int) -> Table:
     ]
     measured(table, Job("floor: import click, rich", [sys.executable, "-c", "import click, rich"]), jobs, 3 * runs)
     return table
+
+
+def summary(tables: Sequence[Table], stamp: str) -> str:
+    """The rows for the README, each with the floor of its table."""
+    lines = [f"Measured by `scripts/bench` on {stamp}; all of it: [docs/benchmarks.md](docs/benchmarks.md).", ""]
+    lines += ["| job | seconds | beside the floor | peak memory, MB |", "|---|---|---|---|"]
+    for table in tables:
+        for line in table.lines:
+            job, seconds, ratio, peak, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+            if (table.about, job) in SHOWN:
+                lines.append(f"| {job} | {seconds} | {ratio} | {peak} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -352,8 +376,14 @@ def main() -> None:
     tables += [looks(made, folder, asked.runs), values(made, folder, asked.runs), scale(folder, asked.runs)]
     tables += [starts(asked.runs)]
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    head = f"# What it costs\n\nMade by `scripts/bench` on {date.today()} ({machine}): {' '.join(__doc__.split())}\n"
+    stamp = f"{date.today()} ({machine}; medians of {asked.runs} runs)"
+    head = f"# What it costs\n\nMade by `scripts/bench` on {stamp}. {' '.join(__doc__.split())}\n"
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join([head, *(table.text() for table in tables)]))
+    readme = ROOT / "README.md"
+    before, begin, rest = readme.read_text().partition("<!-- measured -->\n")
+    readme.write_text(
+        f"{before}{begin}{summary(tables, stamp)}\n<!-- /measured -->{rest.partition('<!-- /measured -->')[2]}"
+    )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def convert(
 ) -> None:
     """Convert SRC to DST in another layout, and say what was mapped, tied, dropped and created.
 
-    DST is a directory, or one file where its name ends in .pt or .safetensors. It appears whole or not at all.
+    DST is a directory, or one file where its name ends in .pt, .safetensors or .pdparams. It appears whole or not at
+    all.
 
     \b
     ckptconv convert checkpoint_best.pt out-hf --to deltalm/hf --dict dict.txt --spm spm.model
