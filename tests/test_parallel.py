@@ -101,5 +101,13 @@ def test_who_stops_early_leaves_no_thread(run: Callable[[], Iterator[object]]):
     assert threading.active_count() == before
 
 
+def test_what_nobody_wants_any_more_is_not_made():
+    made: list[int] = []
+    results = mapped(lambda number: (time.sleep(0.3), made.append(number)), range(100))
+    next(results)
+    results.close()
+    assert len(made) <= 3  # one was taken, two had begun
+
+
 def test_a_single_item_needs_no_thread():
     assert list(mapped(lambda _: threading.current_thread(), [0])) == [threading.main_thread()]

@@ -51,6 +51,14 @@ def test_one_flush_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(calls) == 1
 
 
+def test_only_what_has_come_together_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    monkeypatch.setattr(module, "_FLUSH", 4 * MIB)
+    write(tmp_path / "x")
+    assert 1 <= len(calls) <= 4
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_an_error_of_any_flush_is_told_though_the_last_one_succeeds(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

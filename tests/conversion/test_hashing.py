@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ckptconv.containers.write import (
     write_sharded_safetensors,
     write_torch,
 )
+from ckptconv.conversion import hashing as module
 from ckptconv.conversion.hashing import Hashing, hashing
 from ckptconv.dtypes import BY_NAME
 from ckptconv.errors import Damaged
@@ -63,6 +65,21 @@ def test_every_shard_has_its_own(hashes: Hashing, tmp_path: Path):
     assert len(names) > 2
     for made in hashes.written({name: tmp_path / name for name in names}):
         assert made.sha256 == hashlib.sha256((tmp_path / made.name).read_bytes()).hexdigest()
+
+
+def test_a_torch_file_is_followed_record_by_record(hashes: Hashing, tmp_path: Path):
+    kept = []
+    write_torch(tmp_path / "m.pt", items(), None, {}, lambda *given: kept.append(hashes.create(*given)) or kept[0])
+    assert len(kept[0]._steps) > 2
+
+
+def test_nobody_waits_for_the_hash_of_a_source_when_the_writing_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save({"a": torch.ones(3)}, tmp_path / "source.pt")
+    monkeypatch.setattr(module, "_source_hashes", lambda checkpoint, stop: stop.wait(20))
+    start = time.monotonic()
+    with pytest.raises(KeyError), hashing(open_checkpoint(tmp_path / "source.pt")):
+        raise KeyError
+    assert time.monotonic() - start < 10
 
 
 def test_the_source_is_hashed_meanwhile(hashes: Hashing, tmp_path: Path):
