@@ -171,8 +171,8 @@ def unknown(checkpoint: Checkpoint, detected: Detected) -> UnknownLayout:
     near = "\n".join(
         f"  {each.name}: {_percent(each.coverage)} of the keys" for each in tried[:_SHOWN] if each.coverage
     )
-    families = ", ".join(sorted({each.table.family for each in tried}))
-    tells = f"Tried:\n{near}\n" if near else f"No layout of {families} knows any of them. "
+    names = ", ".join(sorted(each.name for each in tried))
+    tells = f"Tried:\n{near}\n" if near else f"None of them is a key of {names}. "
     entry = max(checkpoint.entries.values(), key=len)
     fitting_keys = [key for key in entry if best and key in best.present][:3]
     closest = f"Keys that fit {best.name}: {_some(fitting_keys)}. " if best and fitting_keys else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ckptconv.auditing.names import Stack
 from ckptconv.auditing.scene import Scene
+from ckptconv.tables.fit import Fit
 from ckptconv.tables.model import Stranger
 from ckptconv.text import printable
 
@@ -68,12 +69,21 @@ def _layouts(scene: Scene, path: str) -> Iterator[Diagnosis]:
         "checkpoint": f"{target.name} in {there.name}",
     }[target.kind]
     command = f"ckptconv convert {shlex.quote(printable(path, 1000))} DIR --to {there.name}"
-    lines = (line for line in there.table.lacks if line.layout == there.layout.name and here.dims.get(line.option))
-    lacking = next((line.reason for line in lines), None)
     if scene.other_layout:
-        yield Diagnosis(f"{what}, {other}", f"it can't become that: {lacking}" if lacking else f"convert it: {command}")
+        yield Diagnosis(f"{what}, {other}", _way(here, there, command))
     else:
         yield Diagnosis(f"{what}, {other}, which is another model", "use a checkpoint of that model")
+
+
+def _way(here: Fit, there: Fit, command: str) -> str:
+    """What to do with a checkpoint in a layout of the same family: the command, or why there is none."""
+    table = there.table
+    lacking = [line for line in table.lacks if line.layout == there.layout.name and here.dims.get(line.option)]
+    if not lacking:
+        return f"convert it: {command}"
+    heads = {option for line in table.heads for option in line.options}
+    without = f"; without its head it can: {command} --head none" if {line.option for line in lacking} <= heads else ""
+    return f"it can't become that: {lacking[0].reason}{without}"
 
 
 def _layers(scene: Scene, stack: Stack, only: bool) -> Diagnosis:

@@ -79,7 +79,7 @@ def expected(listed: Any) -> set[bool]:
 
 def follow(report: Audit, output: Path) -> None:
     """Does what the report advises: runs the convert command that it names."""
-    command = shlex.split(report.advice.removeprefix("convert it: "))
+    command = shlex.split(report.advice[report.advice.index("ckptconv convert") :])
     assert command[:2] == ["ckptconv", "convert"]
     assert command[3] == "DIR"
     result = CliRunner().invoke(main, [command[1], command[2], str(output), *command[4:]])

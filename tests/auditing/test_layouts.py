@@ -24,7 +24,7 @@ OTHERS = [
     if table.family == own.partition("/")[0] and f"{table.family}/{layout.name}" != own
     # XLM-Align's training is written as fairseq 0.9 writes it; XL has no place in files of fairseq up to 0.10
     if (own, layout.name) != ("xlmr/fairseq-0.9", "fairseq-xlm_align")
-    if not ("xl_tiny" in file and layout.name.startswith("fairseq-"))
+    if not ("xl_tiny" in file and layout.name.startswith(("fairseq-", "ernie_m")))
 ]
 
 
