@@ -453,6 +453,7 @@ def test_a_key_twice_is_refused(tmp_path: Path):
 
 _WATCHED = """
 import sys
+import ckptconv.containers.torch_legacy, ckptconv.containers.torch_zip  # else imported by whom they are for
 from ckptconv.containers import Reader, open_checkpoint
 from ckptconv.containers.plain import plain
 seen = []
