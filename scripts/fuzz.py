@@ -300,7 +300,7 @@ def main() -> int:
     parser.add_argument("all")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     names = asked.targets or list(TARGETS)
     with ThreadPoolExecutor(2) as pool:
         figures = list(pool.map(lambda name: fuzz(name, asked.seconds), names))
