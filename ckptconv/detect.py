@@ -12,7 +12,6 @@ from ckptconv.keys import collapsed
 from ckptconv.tables.candidates import candidates
 from ckptconv.tables.catalog import layout_named
 from ckptconv.tables.expressions import evaluate
-from ckptconv.tables.fields import agreement
 from ckptconv.tables.fit import RECOGNISED, Fit, Shapes, fit, key_index
 from ckptconv.tables.model import Stranger, Table
 from ckptconv.text import printable
@@ -52,6 +51,7 @@ def _with_head(checkpoint: Checkpoint, found: Fit) -> Fit:
     if not found.could_be:
         return found
     from ckptconv.containers.settings import config_beside
+    from ckptconv.tables.fields import agreement
 
     try:
         documents = {"config.json": config_beside(checkpoint)}

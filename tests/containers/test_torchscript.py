@@ -339,17 +339,18 @@ def test_what_cannot_be_read_is_named(make: Callable[[Path], None], told: str, t
     assert told in caught.value.message
 
 
+class Shifted(torch.nn.Module):
+    """Weights with names, and a tensor that tracing leaves among the constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + torch.tensor([1.0, 2.0, 3.0])
+
+
 def test_constants_are_no_sign_of_freezing(tmp_path: Path):
-    """Tensors that tracing leaves among the constants, beside weights with names."""
-
-    class Shifted(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(3, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.linear(x) + torch.tensor([1.0, 2.0, 3.0])
-
     torch.jit.save(torch.jit.trace(Shifted(), torch.ones(1, 3)), tmp_path / "x.pt")
     assert_like_torch(tmp_path / "x.pt")
     assert "constants.pkl" in open_checkpoint(tmp_path / "x.pt").other
@@ -370,14 +371,6 @@ def changed(path: Path, changes: dict[str, Callable[[bytes], bytes] | None]) -> 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    class Shifted(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(3, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.linear(x) + torch.tensor([1.0, 2.0, 3.0])
-
     torch.jit.save(torch.jit.trace(Shifted(), torch.ones(1, 3)), tmp_path / "x.pt")
     return tmp_path / "x.pt"
 
