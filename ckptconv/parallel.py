@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 _WORKERS = 2
-_WAITING = 4  # results that nobody has taken yet
+_WAITING = 2  # results that nobody has taken yet
 _BATCH = 1 << 20  # bytes that are handed over together
 _MOST = 500  # pieces that are handed over together: empty ones weigh nothing
 

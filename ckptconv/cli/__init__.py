@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
 
 import click
 
 from ckptconv import __version__
-from ckptconv.cli.audit import audit
-from ckptconv.cli.convert import convert
-from ckptconv.cli.diff import diff
-from ckptconv.cli.inspect import inspect
-from ckptconv.cli.tables import tables
-from ckptconv.cli.validate import validate
-from ckptconv.cli.verify import verify
 from ckptconv.errors import CkptconvError
-from ckptconv.garbage import uncollected
+from ckptconv.memory import uncollected
 
+_COMMANDS = ("inspect", "convert", "verify", "diff", "audit", "validate", "tables")
 _EPILOG = """Exit codes: 0 done, nothing found; 1 findings; 2 wrong usage; 3 the input can't be read, is unsafe or
 unsupported, or the output can't be written."""
 
 
 class _Group(click.Group):
-    """Turns every error into one sentence (with --json: one document) and an exit code; never a traceback."""
+    """Turns every error into one sentence (with --json: one document) and an exit code; never a traceback.
+
+    A command's module is imported when the command is used.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"ckptconv.cli.{cmd_name}"), cmd_name)
+        return command
 
     def main(self, args: Any = None, *more: Any, **options: Any) -> Any:
         arguments = sys.argv[1:] if args is None else list(args)
@@ -85,7 +92,3 @@ def main() -> None:
     ckptconv inspect checkpoint_best.pt
     ckptconv convert checkpoint_best.pt out-hf --to deltalm/hf --dict dict.txt --spm spm.model
     """
-
-
-for command in (inspect, convert, verify, diff, audit, validate, tables):
-    main.add_command(command)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from ckptconv.containers.inert import Call, List, Node, Set, pairs_of, stored_by
 from ckptconv.containers.oddities import OddKeys, SharedStorage, odd_keys, shared_storages, unused_bytes
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.producer import Producer, producers
-from ckptconv.containers.read import Reader, check_growth
 from ckptconv.containers.safetensors import TIED
 from ckptconv.containers.settings import Setting, config_beside, settings
 from ckptconv.detect import Detected, detect, state_dict_of
@@ -208,6 +208,7 @@ def _measured(
     checkpoint: Checkpoint, tensors: StateDict, infos: Iterable[TensorInfo], progress: Callable[[int, int], None]
 ) -> list[TensorInfo]:
     """The infos with statistics; what is tied is read once."""
+    from ckptconv.containers.read import Reader, check_growth
     from ckptconv.values.stats import stats
 
     distinct = dict.fromkeys(tensors.values())
@@ -258,10 +259,9 @@ def _about_tensors(infos: list[TensorInfo]) -> Iterator[str]:
 
 
 def _unused(checkpoint: Checkpoint, shown: StateDict) -> Iterator[str]:
-    storages = {tensor.storage for tensor in shown.values()}
-    named = [tensor for state_dict in checkpoint.entries.values() for tensor in state_dict.values()]
-    others = [tensor for node in checkpoint.other.values() for tensor in tensors_in(node)]
-    unused = unused_bytes(tensor for tensor in (*named, *others) if tensor.storage in storages)
+    named = (tensor for state_dict in checkpoint.entries.values() for tensor in state_dict.values())
+    others = (tensor for node in checkpoint.other.values() for tensor in tensors_in(node))
+    unused = unused_bytes(shown.values(), chain(named, others))
     if unused:
         yield f"{unused:,} bytes of the tensors' storages belong to no key: a slice was saved with its whole tensor"
 

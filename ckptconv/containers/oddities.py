@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckptconv.containers.checkpoint import StateDict, Storage, Tensor
@@ -100,13 +100,21 @@ def shared_storages(tensors: StateDict) -> tuple[SharedStorage, ...]:
     )
 
 
-def unused_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the tensors' storages that lie before, between or behind all their views (gaps inside a view count as
-    used): what `torch.save` writes of a large tensor when only a slice of it is in the state dict."""
-    spans: dict[Storage, list[tuple[int, int]]] = {}
-    for tensor in tensors:
-        spans.setdefault(tensor.storage, []).append(_span(tensor) if tensor.numel else (0, 0))
+def unused_bytes(tensors: Collection[Tensor], others: Iterable[Tensor] = ()) -> int:
+    """Bytes of the tensors' storages that lie before, between or behind all their views, of which `others` may be some
+    (gaps inside a view count as used): what `torch.save` writes of a large tensor when only a slice of it is in the
+    state dict."""
+    spans: dict[Storage, list[tuple[int, int]]] = {
+        tensor.storage: [] for tensor in tensors if _used(tensor) != (0, tensor.storage.nbytes)
+    }
+    for tensor in (*tensors, *others) if spans else ():
+        if tensor.storage in spans:
+            spans[tensor.storage].append(_used(tensor))
     return sum(storage.nbytes - _covered(those) for storage, those in spans.items())
+
+
+def _used(tensor: Tensor) -> tuple[int, int]:
+    return _span(tensor) if tensor.numel else (0, 0)
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:

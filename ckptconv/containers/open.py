@@ -11,7 +11,7 @@ from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Source
 from ckptconv.containers.reading import Reading
 from ckptconv.errors import CkptconvError, NotACheckpoint, Unsafe
-from ckptconv.garbage import uncollected
+from ckptconv.memory import uncollected
 from ckptconv.text import printable
 
 _PREFERRED = (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 from ckptconv.containers.checkpoint import Checkpoint, Storage, Tensor
 from ckptconv.containers.files import Source, Stamp, stored_on_disk
@@ -13,6 +14,7 @@ from ckptconv.containers.gather import BOX, boxes, gather, swapped, too_scattere
 from ckptconv.containers.latin1 import spelt_bytes
 from ckptconv.containers.zipdir import inflate
 from ckptconv.errors import Damaged, Unsafe
+from ckptconv.memory import keep_freed
 from ckptconv.text import printable
 
 PIECE = 1 << 20  # bytes: fits the cache, so that a copy runs as fast as cp
@@ -32,6 +34,7 @@ class Reader:
         self._sources: dict[Path, Source] = {}
         self._verified: set[Storage] = set()
         self._inflated: dict[Storage, bytes] = {}
+        keep_freed()
 
     def __enter__(self) -> Reader:
         return self
@@ -118,7 +121,7 @@ class Reader:
         for at in range(start, stop, PIECE):
             piece = self._bytes(storage, at, min(PIECE, stop - at))
             if on_the_way:
-                crc = zlib.crc32(piece, crc)
+                crc = crc32(piece, crc)
             yield piece
         if on_the_way:
             self._check(storage, crc)
@@ -129,7 +132,7 @@ class Reader:
             return
         crc = 0
         for at in range(0, storage.nbytes, PIECE):
-            crc = zlib.crc32(self._bytes(storage, at, min(PIECE, storage.nbytes - at)), crc)
+            crc = crc32(self._bytes(storage, at, min(PIECE, storage.nbytes - at)), crc)
         self._check(storage, crc)
 
     def _check(self, storage: Storage, crc: int) -> None:

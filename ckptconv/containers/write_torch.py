@@ -6,13 +6,14 @@ The format: PKWARE APPNOTE 6.3, as caffe2/serialize reads it (also with mmap=Tru
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from ckptconv.containers.emit import Emitter, TensorRef
 from ckptconv.containers.items import Bytes, Item, split_tied
@@ -55,18 +56,18 @@ class _Record:
     def end(self) -> int:
         return self.header + _LOCAL.size + len(self.name) + len(self.extra) + self.size
 
-    def local(self, crc32: int) -> bytes:
+    def local(self, checksum: int) -> bytes:
         size = _32 if self.wide else self.size
-        lengths = (crc32, size, size, len(self.name), len(self.extra))
+        lengths = (checksum, size, size, len(self.name), len(self.extra))
         fixed = _LOCAL.pack(b"PK\3\4", 45 if self.wide else 20, _UTF8, 0, 0, _NEW_YEAR_1980, *lengths)
         return fixed + self.name + self.extra
 
-    def central(self, crc32: int) -> bytes:
+    def central(self, checksum: int) -> bytes:
         far = self.header >= _32
         wide = [self.size, self.size] * self.wide + [self.header] * far
         extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
         size = _32 if self.wide else self.size
-        lengths = (crc32, size, size, len(self.name), len(extra), 0, 0, 0, 0, _32 if far else self.header)
+        lengths = (checksum, size, size, len(self.name), len(extra), 0, 0, 0, 0, _32 if far else self.header)
         needed = 45 if wide else 20
         return _CENTRAL.pack(b"PK\1\2", needed, needed, _UTF8, 0, 0, _NEW_YEAR_1980, *lengths) + self.name + extra
 
@@ -124,7 +125,7 @@ def _write_records(output: Output, records: Sequence[_Record]) -> Iterator[int]:
         record, crc = records[number], 0
         output.write(record.local(0))
         for _, piece in numbered:
-            crc = zlib.crc32(piece, crc)
+            crc = crc32(piece, crc)
             output.write(piece)
         output.patch(record.header, record.local(crc))
         output.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,27 @@ if TYPE_CHECKING:
     from ckptconv.commands.inspect import Inspection, TensorInfo
 
 
-def dumps(document: Any) -> str:
-    """JSON text; ASCII only, so that nothing in it reaches a terminal as a control character."""
+_ENCODER = json.JSONEncoder(ensure_ascii=True, default=str, allow_nan=False)
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """JSON text, a line for each field and for each item of a list; ASCII only, so that nothing in it reaches a
+    terminal as a control character."""
     try:
-        return json.dumps(document, indent=2, ensure_ascii=True, default=str, allow_nan=False)
+        return _object(document)
     except ValueError:  # a config has NaN or an infinity, which JSON hasn't
-        return json.dumps(_finite(document), indent=2, ensure_ascii=True, default=str)
+        return _object(_finite(document))
+
+
+def _object(document: Mapping[str, Any]) -> str:
+    fields = (f"  {_ENCODER.encode(name)}: {_value(value)}" for name, value in document.items())
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, list) or not value:
+        return _ENCODER.encode(value)
+    return "[\n    " + ",\n    ".join(map(_ENCODER.encode, value)) + "\n  ]"
 
 
 def _finite(value: Any) -> Any:

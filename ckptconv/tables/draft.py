@@ -116,10 +116,11 @@ def expect(condition: object, message: str) -> None:
 def layouts_named(draft: Draft, patterns: str) -> list[str]:
     """`hf`, `fairseq,fairseq-0.10` or `fairseq*` → the layouts' names. Raises Bad for one that fits no layout."""
     known = [layout.name for layout in draft.layouts]
+    if patterns in known:
+        return [patterns]
     for pattern in patterns.split(","):
-        expect(
-            fnmatch.filter(known, pattern), f"unknown layout `{printable(pattern)}`; expected one of {', '.join(known)}"
-        )
+        if not fnmatch.filter(known, pattern):
+            raise Bad(f"unknown layout `{printable(pattern)}`; expected one of {', '.join(known)}")
     return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns.split(","))]
 
 

@@ -118,7 +118,7 @@ def templates(table: Table, layout: str) -> tuple[Template, ...]:
             for text, values in written_out(cell.template, table.lets):
                 # A bias has the first axis of its row's shape (torch.nn.Linear, LayerNorm).
                 symbols = row.shape[:1] if text.endswith("bias") else row.shape
-                turned = replace(cell, transposed=cell.transposed and len(symbols) > 1)
+                turned = cell if len(symbols) > 1 or not cell.transposed else replace(cell, transposed=False)
                 over = tuple(dict.fromkeys((*placeholders(text), *names)))
                 found.append(Template(text, row, turned, values, symbols, over))
     return tuple(found)

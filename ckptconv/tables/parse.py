@@ -11,6 +11,7 @@ from ckptconv.errors import BadTable
 from ckptconv.smallfiles import read_regular
 from ckptconv.tables.differences import DIFFERENCES, Line
 from ckptconv.tables.draft import NONE, Bad, Draft, cells, expect, layout_named
+from ckptconv.tables.expand import placeholders
 from ckptconv.tables.model import (
     Cell,
     Choice,
@@ -57,7 +58,7 @@ def _check_extent(table: Table) -> None:
     texts += [const.template for const in table.consts] + [drop.template for drop in table.drops]
     total = 0
     for text in texts:
-        lets = [table.lets.get(name) for name in set(re.findall(r"{([^}]*)}", text))]
+        lets = [table.lets.get(name) for name in placeholders(text)]
         total += prod(len(let.values) for let in lets if isinstance(let, Choice))
     if total > _MAX_KEYS:
         raise BadTable(f"{printable(table.path.name)} writes out more than {_MAX_KEYS:,} keys: too many.", table.path)
@@ -125,15 +126,17 @@ def _prefix(draft: Draft, words: list[str], line: int) -> None:
 def _row(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.layouts, "a table begins with `layout` lines; expected `layout NAME safetensors|torch|paddle ENTRY`")
     shape, _, option = words[0].partition("?")
-    expect(_SHAPE.fullmatch(words[0]), f"`{printable(words[0])}` is neither a directive nor a shape such as `ffn,d`")
+    if not _SHAPE.fullmatch(words[0]):
+        raise Bad(f"`{printable(words[0])}` is neither a directive nor a shape such as `ffn,d`")
     keys = cells(draft, words[1:], "cells")
     expect(any(keys), "a row needs a key in at least one layout")
     parsed = [
         None if key is None else _cell(prefix + key) for prefix, key in zip(draft.key_prefixes, keys, strict=True)
     ]
     for cell in parsed:
-        for name in re.findall(r"{([^}]*)}", cell.template) if cell else ():
-            expect(name in draft.lets, f"the placeholder {{{printable(name)}}} has no `let`")
+        for name in placeholders(cell.template) if cell else ():
+            if name not in draft.lets:
+                raise Bad(f"the placeholder {{{printable(name)}}} has no `let`")
             expect(not isinstance(draft.lets[name], Rest), f"a row can't have {{{name}}}, the rest of any key")
     draft.rows.append(Row(line, tuple(shape.split(",")), option or None, tuple(parsed)))
 
@@ -161,7 +164,8 @@ def _field(draft: Draft, words: list[str], line: int) -> None:
 
 def _field_name(prefix: str, name: str) -> FieldName:
     document, colon, prefixes = prefix.rpartition(":")
-    expect(not set(document) & set("/\\"), f"`{printable(document)}` is no plain file name")
+    if "/" in document or "\\" in document:
+        raise Bad(f"`{printable(document)}` is no plain file name")
     paths = tuple(each + name.lstrip("!") for each in prefixes.split("|"))
     return FieldName(document if colon else "", paths, name.startswith("!"))
 

@@ -190,8 +190,9 @@ def _squares(wide: _Array) -> float:
     """The sum of the squares; in runs that are too short for BLAS to start threads, which cost more than they bring."""
     import numpy as np
 
-    runs = (wide[start : start + _RUN] for start in range(0, wide.size, _RUN))
-    return sum(float(np.dot(run, run)) for run in runs)
+    whole = wide.size // _RUN * _RUN
+    rows = np.matmul(wide[:whole].reshape(-1, 1, _RUN), wide[:whole].reshape(-1, _RUN, 1))
+    return float(rows.sum()) + float(np.dot(wide[whole:], wide[whole:]))
 
 
 class _Bytes:
