@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptconv.containers.items import Item
-from ckptconv.containers.write import write_torch
+from ckptconv.containers.writing import write_torch
+from ckptconv.containers.writing.items import Item
 from ckptconv.dtypes import BY_NAME
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.fit import expected_keys

@@ -1,4 +1,4 @@
-"""Checkpoint containers: the readers; the writers are in `containers.write`, since who only looks needs none.
+"""Checkpoint containers: the readers; the writers are in `containers.writing`, since who only looks needs none.
 
 Sees no table; loads neither torch nor, before it is needed, numpy.
 """

@@ -12,7 +12,7 @@ from threading import Event
 
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Stamp
-from ckptconv.containers.output import Output, cannot_write
+from ckptconv.containers.writing.output import Output, cannot_write
 from ckptconv.receipts import Hashed, Hashes
 
 _PIECE = 1 << 20

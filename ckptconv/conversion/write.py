@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ckptconv.containers.atomic import FILE_SUFFIXES, staged
-from ckptconv.containers.items import Item
-from ckptconv.containers.output import Create, Output, write_file
 from ckptconv.containers.paddle import NAMES
 from ckptconv.containers.plain import plain
 from ckptconv.containers.read import Reader
-from ckptconv.containers.write import write_paddle, write_safetensors, write_sharded_safetensors, write_torch
+from ckptconv.containers.writing import write_paddle, write_safetensors, write_sharded_safetensors, write_torch
+from ckptconv.containers.writing.atomic import FILE_SUFFIXES, staged
+from ckptconv.containers.writing.items import Item
+from ckptconv.containers.writing.output import Create, Output, write_file
 from ckptconv.conversion.cast import Overflow
 from ckptconv.conversion.hashing import hashing
 from ckptconv.conversion.prepare import Prepared

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptconv import dtypes
 from ckptconv.containers import Checkpoint, Reader
-from ckptconv.containers.write import Item
+from ckptconv.containers.writing import Item
 
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ckptconv.containers.atomic import Stage
-from ckptconv.containers.write import staged
+from ckptconv.containers.writing import staged
+from ckptconv.containers.writing.atomic import Stage
 
 
 def tree(folder: Path) -> dict[str, str | None]:

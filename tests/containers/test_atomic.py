@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptconv.containers import open_checkpoint, renames
-from ckptconv.containers.output import write_file
-from ckptconv.containers.write import staged, write_sharded_safetensors, write_torch
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.writing import renames, staged, write_sharded_safetensors, write_torch
+from ckptconv.containers.writing.output import write_file
 from ckptconv.errors import CannotWrite, OutputExists
 from tests.containers.oracle import items
 from tests.containers.staging import NEW, cannot_swap, fill, tree

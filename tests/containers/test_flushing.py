@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptconv.containers import output as module
-from ckptconv.containers.output import Output
+from ckptconv.containers.writing import output as module
+from ckptconv.containers.writing.output import Output
 from ckptconv.errors import CannotWrite
 
 MIB = 1 << 20

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptconv.containers import folders, renames
-from ckptconv.containers.write import staged, write_sharded_safetensors
+from ckptconv.containers.writing import folders, renames, staged, write_sharded_safetensors
 from ckptconv.errors import CannotWrite, OutputExists
 from tests.containers.oracle import items
 from tests.containers.staging import NEW, cannot_swap, fill, tree

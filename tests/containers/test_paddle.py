@@ -21,7 +21,7 @@ from ckptconv.containers import Checkpoint, Reader, latin1, open_checkpoint
 from ckptconv.containers.checkpoint import shared_views
 from ckptconv.containers.pickles import skim
 from ckptconv.containers.plain import plain
-from ckptconv.containers.write import Item, write_paddle
+from ckptconv.containers.writing import Item, write_paddle
 from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe, Unsupported
 from tests.containers.oracle import ROOT, TESTS, items
 

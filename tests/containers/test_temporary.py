@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptconv.containers import temporary
-from ckptconv.containers.temporary import remove_stale
+from ckptconv.containers.writing import temporary
+from ckptconv.containers.writing.temporary import remove_stale
 from ckptconv.errors import CannotWrite
 from tests.containers.staging import NEW, fill, tree
 

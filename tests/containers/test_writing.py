@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from ckptconv import dtypes
 from ckptconv.containers import open_checkpoint
 from ckptconv.containers.plain import plain
-from ckptconv.containers.write import Item, write_safetensors, write_sharded_safetensors, write_torch
+from ckptconv.containers.writing import Item, write_safetensors, write_sharded_safetensors, write_torch
 from ckptconv.errors import CannotWrite, Damaged, Unsupported
 from tests.containers.oracle import DTYPES, TESTS, assert_equal_tensors, assert_same, items, state_dicts, storage_of
 
@@ -210,7 +210,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path):
     """Under other hash seeds, locales, time zones and folders."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom ckptconv import dtypes\n"
-        "from ckptconv.containers.write import Item, write_safetensors, write_torch, write_sharded_safetensors\n"
+        "from ckptconv.containers.writing import Item, write_safetensors, write_torch, write_sharded_safetensors\n"
         "given = [Item(key, dtypes.F32, (2,), lambda: [b'12345678']) for key in ('b', 'é', 'a')]\n"
         "given.append(Item('t', dtypes.F32, (2,), list, 'a'))\n"
         "folder = Path(sys.argv[1])\n"
@@ -231,14 +231,14 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path):
 
 
 def test_a_full_disk_is_told(tmp_path: Path):
-    from ckptconv.containers.output import Output
+    from ckptconv.containers.writing.output import Output
 
     with pytest.raises(CannotWrite, match="no space left"), Output(Path("/dev/full"), 4) as output:
         output.write(b"1234")
     limited = (
         "import resource, signal, sys\nfrom pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from ckptconv.containers.output import Output\n"
+        "from ckptconv.containers.writing.output import Output\n"
         "Output(Path(sys.argv[1]), 5000)\n"
     )
     done = subprocess.run(
@@ -250,7 +250,7 @@ def test_a_full_disk_is_told(tmp_path: Path):
 
 
 def test_a_write_that_writes_nothing_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from ckptconv.containers.output import write_file
+    from ckptconv.containers.writing.output import write_file
 
     monkeypatch.setattr(os, "write", lambda fd, data: 0)
     with pytest.raises(CannotWrite, match="x can't be written: Input/output error"):
@@ -259,7 +259,7 @@ def test_a_write_that_writes_nothing_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_closing_says_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Behind an fsync; and Linux has closed the file, whatever it says."""
-    from ckptconv.containers.output import write_file
+    from ckptconv.containers.writing.output import write_file
 
     real = os.close
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from ckptconv.containers import open_checkpoint
-from ckptconv.containers.output import write_file
-from ckptconv.containers.write import (
+from ckptconv.containers.writing import (
     Item,
     write_paddle,
     write_safetensors,
     write_sharded_safetensors,
     write_torch,
 )
+from ckptconv.containers.writing.output import write_file
 from ckptconv.conversion import hashing as module
 from ckptconv.conversion.hashing import Hashing, hashing
 from ckptconv.dtypes import BY_NAME

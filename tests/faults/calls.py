@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptconv.containers import renames
+from ckptconv.containers.writing import renames
 
 _MAKING = ("open", "write", "pwrite", "posix_fallocate", "fsync", "close", "mkdir", "chmod", "chown", "utime")
 NAMES = (*_MAKING, "link", "rename", "replace", "unlink", "rmdir", "listdir", "scandir")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv import Options, convert
-from ckptconv.containers.temporary import is_temporary
+from ckptconv.containers.writing.temporary import is_temporary
 from ckptconv.conversion.prepare import Prepared, prepare
 from ckptconv.conversion.write import write
 

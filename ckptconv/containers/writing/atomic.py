@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from ckptconv.containers.folders import folders_in, holds_something, put_into, sync_folder
-from ckptconv.containers.output import cannot_write, free_bytes, no_space, write_file
-from ckptconv.containers.renames import rename_new
-from ckptconv.containers.temporary import remove_stale, temporary_file, temporary_folder
+from ckptconv.containers.writing.folders import folders_in, holds_something, put_into, sync_folder
+from ckptconv.containers.writing.output import cannot_write, free_bytes, no_space, write_file
+from ckptconv.containers.writing.renames import rename_new
+from ckptconv.containers.writing.temporary import remove_stale, temporary_file, temporary_folder
 from ckptconv.errors import CannotWrite, OutputExists
 from ckptconv.text import printable
 

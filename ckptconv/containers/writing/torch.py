@@ -15,9 +15,9 @@ from typing import Any
 
 from isal.isal_zlib import crc32
 
-from ckptconv.containers.emit import Emitter, TensorRef
-from ckptconv.containers.items import Bytes, Item, split_tied
-from ckptconv.containers.output import Create, Output
+from ckptconv.containers.writing.emit import Emitter, TensorRef
+from ckptconv.containers.writing.items import Bytes, Item, split_tied
+from ckptconv.containers.writing.output import Create, Output
 from ckptconv.parallel import ahead
 
 _ALIGNMENT = 64

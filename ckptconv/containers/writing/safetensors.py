@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ckptconv.containers.items import Item, check_for_safetensors, split_tied
-from ckptconv.containers.output import Create, Output, write_file
 from ckptconv.containers.safetensors import HEADER_LIMIT, TIED
+from ckptconv.containers.writing.items import Item, check_for_safetensors, split_tied
+from ckptconv.containers.writing.output import Create, Output, write_file
 from ckptconv.errors import Unsupported
 from ckptconv.parallel import ahead
 from ckptconv.text import printable

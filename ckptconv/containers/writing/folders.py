@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from ckptconv.containers.renames import UNSUPPORTED, exchange, rename_new
-from ckptconv.containers.temporary import close, is_temporary, locked
+from ckptconv.containers.writing.renames import UNSUPPORTED, exchange, rename_new
+from ckptconv.containers.writing.temporary import close, is_temporary, locked
 from ckptconv.errors import CannotWrite
 from ckptconv.text import printable
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from ckptconv.containers.items import Item, split_tied
-from ckptconv.containers.output import Create, Output
 from ckptconv.containers.paddle import NAMES
+from ckptconv.containers.writing.items import Item, split_tied
+from ckptconv.containers.writing.output import Create, Output
 from ckptconv.dtypes import DType
 from ckptconv.errors import Unsupported
 from ckptconv.parallel import ahead
