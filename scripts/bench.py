@@ -12,6 +12,7 @@ import argparse
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
-HERE = Path(sys.executable).parent
-CKPTCONV = [str(HERE / "ckptconv")]
+USER = ROOT / ".venv" / "bench" / "bin"  # as a user has it: installed, and nothing beside
+CKPTCONV, PYTHON = [str(USER / "ckptconv")], str(USER / "python")
 PEERS = ROOT / ".venv" / "peers" / "bin"
 FILES = {
     "DeltaLM base": ("deltalm/fairseq",),
@@ -35,7 +36,7 @@ FILES = {
     "xlmr.large as published (legacy, fused, fp16)": ("xlmr/fairseq-0.8", "--size", "large", "--half"),
     "XLM-R XL, fp16": ("xlmr/fairseq", "--size", "XL", "--half"),
 }
-BASE, LOOKS = "DeltaLM base", "Look without reading"
+BASE, LARGEST, LOOKS = "DeltaLM base", "XLM-R XL, fp16", "Look without reading"
 SHOWN = {  # in the README
     *((BASE, job) for job in ("floor: cp", "cp, then sync", "convert to hf, no receipt", "convert to hf, bf16")),
     (BASE, "convert to hf, with its receipt (SHA-256 of all files)"),
@@ -221,8 +222,13 @@ def conversions(made: dict[str, Path], folder: Path, runs: int) -> Iterator[Tabl
             Job("convert to hf, no receipt", convert(path, out, "hf", "--no-receipt"), out),
             Job("convert to hf, with its receipt (SHA-256 of all files)", convert(path, out, "hf"), out),
         ]
-        if name in ("DeltaLM base", "XLM-R base"):
+        if name in (BASE, "XLM-R base"):
             jobs += list(ways(name, path, folder, out))
+        if name == LARGEST:
+            shown = shlex.join(map(str, convert(path, out, "hf", "--no-receipt")))
+            jobs.append(
+                Job("the same in a terminal, with its progress bar", ["script", "-qec", shown, os.devnull], out)
+            )
         measured(table, Job("floor: cp", ["cp", model, copy], copy), jobs, runs)
         yield table
 
@@ -267,8 +273,9 @@ def peers(job: str, path: Path, made: Path | None = None, *more: Path) -> Iterat
 def looks(made: dict[str, Path], folder: Path, runs: int) -> Table:
     """Commands that read no tensor."""
     table = cost(LOOKS, "Look without reading: `python -c 'import click, rich'` is the floor")
-    python = [sys.executable, "-c"]
-    jobs = [Job("python -c pass", [*python, "pass"]), Job("python -c 'import torch'", [*python, "import torch"])]
+    python = [PYTHON, "-c"]
+    jobs = [Job("python -c pass", [*python, "pass"])]
+    jobs.append(Job("python -c 'import torch'", [sys.executable, "-c", "import torch"]))
     for name in ("DeltaLM base", "DeltaLM base with optimizer", "xlmr.large as published (legacy, fused, fp16)",
                  "XLM-R XL, fp16"):  # fmt: skip
         jobs.append(Job(f"inspect --json: {name}", [*CKPTCONV, "inspect", made[name], "--json"]))
@@ -341,12 +348,12 @@ def scale(folder: Path, runs: int) -> Table:
 def starts(runs: int) -> Table:
     """How long each command takes to say how it is used."""
     table = cost("Starting", "Starting: `python -c 'import click, rich'` is the floor")
-    jobs = [Job("python -c 'import ckptconv'", [sys.executable, "-c", "import ckptconv"])]
+    jobs = [Job("python -c 'import ckptconv'", [PYTHON, "-c", "import ckptconv"])]
     jobs += [
         Job(f"ckptconv {name} --help", [*CKPTCONV, name, "--help"])
         for name in ("convert", "inspect", "diff", "audit", "validate", "verify")
     ]
-    measured(table, Job("floor: import click, rich", [sys.executable, "-c", "import click, rich"]), jobs, 3 * runs)
+    measured(table, Job("floor: import click, rich", [PYTHON, "-c", "import click, rich"]), jobs, 3 * runs)
     return table
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _AFTER_SECONDS = 1.0
+_EVERY_SECONDS = 0.1  # rich takes as long to be told of a piece as the piece takes to be written
 
 
 @contextmanager
@@ -27,22 +28,25 @@ class _Bar:
     """Imports rich only when there is something to draw."""
 
     def __init__(self, start: float) -> None:
-        self._start = start
+        self._due = start + _AFTER_SECONDS
         self._draw: Callable[[int, int], None] | None = None
         self._stop: Callable[[], None] = lambda: None
 
     def advance(self, done: int, total: int) -> None:
-        """Show `done` of `total` bytes."""
-        if self._draw is None and time.monotonic() - self._start > _AFTER_SECONDS:
-            self._open(total)
-        if self._draw is not None:
-            self._draw(done, total)
+        """Show `done` of `total` bytes, now and then."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _EVERY_SECONDS
+        if self._draw is None:
+            self._draw = self._opened(total)
+        self._draw(done, total)
 
     def close(self) -> None:
         """Remove the bar."""
         self._stop()
 
-    def _open(self, total: int) -> None:
+    def _opened(self, total: int) -> Callable[[int, int], None]:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -51,4 +55,4 @@ class _Bar:
         task = progress.add_task("writing", total=total)
         progress.start()
         self._stop = progress.stop
-        self._draw = lambda done, total: progress.update(task, completed=done, total=total)
+        return lambda done, total: progress.update(task, completed=done, total=total)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, Tensor, shared_views
 from ckptconv.containers.inert import Call, List, Node, Set, pairs_of, stored_bytes, tensors_in
@@ -34,8 +34,7 @@ SORTS = ("key", "size", "shape")
 _NAMED = 5  # keys that a note names
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One key. tied_to: the first key that is the same view of the same storage. contiguous: whether its bytes lie in
     the file as they lie in memory. stats: of its values, where they were asked for."""
 
@@ -48,8 +47,7 @@ class TensorInfo:
     stats: Stats | None = None
 
 
-@dataclass(frozen=True)
-class OtherEntry:
+class OtherEntry(NamedTuple):
     """A top-level entry that is no part of the state dict. bytes: of the tensors in it, each storage once."""
 
     name: str
@@ -58,8 +56,7 @@ class OtherEntry:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Closest:
+class Closest(NamedTuple):
     """The layout that knows most of the keys of a state dict that is in none, and the share that it knows."""
 
     layout: str
@@ -226,7 +223,7 @@ def _measured(
     with Reader(checkpoint) as reader:
         for tensor in distinct:
             measured[tensor] = stats(told(reader.chunks(tensor)), tensor.dtype)
-    return [replace(info, stats=measured[tensors[info.key]]) for info in infos]
+    return [info._replace(stats=measured[tensors[info.key]]) for info in infos]
 
 
 def _config_json(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], tuple[str, ...]]:

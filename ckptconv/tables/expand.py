@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ckptconv.keys import is_index
 from ckptconv.tables.model import Cell, Choice, Index, Let, Name, Rest, Row, Table
@@ -20,16 +20,14 @@ stands under `labels@mnli`."""
 _PLACEHOLDER = re.compile(r"{([^}]*)}")
 
 
-@dataclass(frozen=True)
-class Param:
+class Param(NamedTuple):
     """One parameter of a family, whatever it is called: a row of the table and the values of its placeholders."""
 
     line: int
     values: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Where a parameter lies in one layout: a part (all of it, mostly) of the tensor `key`.
 
     shape: of the parameter itself, not of the tensor it may be fused into.
@@ -42,8 +40,7 @@ class Slot:
     line: int
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """A cell whose alternatives are written out; only index and name placeholders are left in `text`.
 
     over: those, and the row's name placeholders that other layouts' keys have and this one's doesn't.
@@ -118,7 +115,7 @@ def templates(table: Table, layout: str) -> tuple[Template, ...]:
             for text, values in written_out(cell.template, table.lets):
                 # A bias has the first axis of its row's shape (torch.nn.Linear, LayerNorm).
                 symbols = row.shape[:1] if text.endswith("bias") else row.shape
-                turned = cell if len(symbols) > 1 or not cell.transposed else replace(cell, transposed=False)
+                turned = cell if len(symbols) > 1 or not cell.transposed else cell._replace(transposed=False)
                 over = tuple(dict.fromkeys((*placeholders(text), *names)))
                 found.append(Template(text, row, turned, values, symbols, over))
     return tuple(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ckptconv.tables.expand import (
     Dims,
@@ -337,7 +337,7 @@ def _resolve(
         if slot.key in shapes:
             slots[param] = slot
         elif slot.key in absent:
-            slots[param] = replace(slot, key=absent[slot.key])
+            slots[param] = slot._replace(key=absent[slot.key])
         else:
             missing[slot.key] = None
     return slots, list(missing)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ckptconv.tables.expand import KeyIndex, fill_in, written_out
 from ckptconv.tables.model import Create, Drop, Table
 
@@ -14,7 +12,7 @@ def create_lines(table: Table, layout: str) -> KeyIndex[Create]:
     for line in table.creates:
         for text, values in written_out(line.template, table.lets) if line.layout == layout else ():
             source = None if line.source is None else fill_in(line.source, dict(values))
-            index.add(text, replace(line, source=source))
+            index.add(text, line._replace(source=source))
     return index
 
 

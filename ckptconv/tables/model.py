@@ -1,16 +1,19 @@
-"""What a table says, as frozen dataclasses. Every one keeps its line, so that messages can name it."""
+"""What a table says, as immutable records. Every one keeps its line, so that messages can name it.
+
+Named tuples: every command makes these classes when it starts, and dataclasses take six times as long to make.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ckptconv.words import Words
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """One column: a naming scheme. `container` and `entry` say what a target of this layout is written as."""
 
     name: str
@@ -19,24 +22,21 @@ class Layout:
     line: int
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """`let param weight|bias`: a placeholder that is written out."""
 
     name: str
     values: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """`let i 0..encoder_layers`: a placeholder that counts from 0; how far is the dim `dim`."""
 
     name: str
     dim: str
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """`let head * NAME`: one part of a key, whatever it says. default: what it is called coming from a layout whose
     keys don't have it."""
 
@@ -44,8 +44,7 @@ class Name:
     default: str
 
 
-@dataclass(frozen=True)
-class Rest:
+class Rest(NamedTuple):
     """`let rest **`: all the parts of a key that are left; for `drop` and `create` lines."""
 
     name: str
@@ -54,8 +53,7 @@ class Rest:
 Let = Choice | Index | Name | Rest
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A key's template in one layout; `[1/3]`: the second of three equal parts along axis 0; `^T`: transposed."""
 
     template: str
@@ -64,8 +62,7 @@ class Cell:
     transposed: bool = False
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One parameter (or one per value of its placeholders) in all layouts; None where a layout lacks it.
 
     option: the name that all rows which are there or not together share; `!name`: there where those aren't.
@@ -77,8 +74,7 @@ class Row:
     cells: tuple[Cell | None, ...]
 
 
-@dataclass(frozen=True)
-class Tie:
+class Tie(NamedTuple):
     """Keys of one layout that may be one tensor, in the order in which one stands in for the next.
 
     only: the `equal` line without which the layout's files hold each key for itself, whatever the bytes.
@@ -90,8 +86,7 @@ class Tie:
     only: str | None = None
 
 
-@dataclass(frozen=True)
-class Equal:
+class Equal(NamedTuple):
     """`equal NAME LAYOUT A B`: NAME is true when the tensors A and B have equal bytes."""
 
     line: int
@@ -100,8 +95,7 @@ class Equal:
     keys: tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Const:
+class Const(NamedTuple):
     """A key that one layout has and that always holds the same number. without: what a file that lacks it suffers."""
 
     line: int
@@ -113,8 +107,7 @@ class Const:
     without: str
 
 
-@dataclass(frozen=True)
-class Create:
+class Create(NamedTuple):
     """How a layout gets a key that the source lacks: tied to another of its keys, or filled with a number."""
 
     line: int
@@ -124,8 +117,7 @@ class Create:
     value: float
 
 
-@dataclass(frozen=True)
-class Has:
+class Has(NamedTuple):
     """`has LAYOUT OPTION`: the layout's files always have the option's rows; `create` lines make them up."""
 
     line: int
@@ -133,8 +125,7 @@ class Has:
     option: str
 
 
-@dataclass(frozen=True)
-class Lacks:
+class Lacks(NamedTuple):
     """`lacks LAYOUT OPTION REASON`: the layout has no place for the option's rows; files with them are refused."""
 
     line: int
@@ -143,8 +134,7 @@ class Lacks:
     reason: str
 
 
-@dataclass(frozen=True)
-class Heads:
+class Heads(NamedTuple):
     """`heads LAYOUT OPTION…`: a file of this layout has the rows of at most one of these options. Where such a row and
     another optional one have the same key, the head has it."""
 
@@ -153,8 +143,7 @@ class Heads:
     options: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Select:
+class Select(NamedTuple):
     """`select OPTION PLACEHOLDER`: the option `--OPTION` chooses some of what the name placeholder stands for."""
 
     line: int
@@ -162,8 +151,7 @@ class Select:
     placeholder: str
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(NamedTuple):
     """`fold LAYOUT KEY INTO`: for targets that lack KEY, its first row is added to every row of INTO."""
 
     line: int
@@ -172,8 +160,7 @@ class Fold:
     into: str
 
 
-@dataclass(frozen=True)
-class Default:
+class Default(NamedTuple):
     """`default DIM N`: the size of a dim that no tensor of the source shows."""
 
     line: int
@@ -181,8 +168,7 @@ class Default:
     size: int
 
 
-@dataclass(frozen=True)
-class Spelling:
+class Spelling(NamedTuple):
     """`spelling LAYOUT OLD NEW`: files of this layout may have OLD as a key's last part; it is read as NEW."""
 
     line: int
@@ -191,8 +177,7 @@ class Spelling:
     new: str
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(NamedTuple):
     """`base LAYOUT PREFIX`: files of the bare model lack this prefix; its keys are read with it."""
 
     line: int
@@ -200,8 +185,7 @@ class Base:
     prefix: str
 
 
-@dataclass(frozen=True)
-class Stranger:
+class Stranger(NamedTuple):
     """Another model that this table would take for its own: recognised by a key or by a condition over the dims."""
 
     line: int
@@ -210,8 +194,7 @@ class Stranger:
     name: str
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """`size NAME CONDITION`: what a model of these dims is called."""
 
     line: int
@@ -219,8 +202,7 @@ class Known:
     condition: str
 
 
-@dataclass(frozen=True)
-class Drop:
+class Drop(NamedTuple):
     """A key of `layout` that a target without it loses: `always`, or only if it is all `zeros`."""
 
     line: int
@@ -230,8 +212,7 @@ class Drop:
     reason: str
 
 
-@dataclass(frozen=True)
-class Resize:
+class Resize(NamedTuple):
     """The dims that an option may cut or extend: rows = expression over the option's number."""
 
     line: int
@@ -239,8 +220,7 @@ class Resize:
     dims: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Spare:
+class Spare(NamedTuple):
     """A layout whose files have more rows than any dictionary, so that a dictionary may cut them."""
 
     line: int
@@ -248,8 +228,7 @@ class Spare:
     dims: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """`note LAYOUT CONDITION TEXT`: told of every conversion between one of these layouts and any other, where the
     condition holds."""
 
@@ -259,8 +238,7 @@ class Note:
     text: str
 
 
-@dataclass(frozen=True)
-class FieldName:
+class FieldName(NamedTuple):
     """Where a config field lies: in `document` (a JSON file; "" is the checkpoint itself), under one of `paths`.
 
     The first path is the one written; all are tried on reading. `negated`: a boolean with the opposite sense.
@@ -274,8 +252,7 @@ class FieldName:
         return self.paths[0]
 
 
-@dataclass(frozen=True)
-class Fixed:
+class Fixed(NamedTuple):
     """`fixed LAYOUT VALUE CONDITION REASON`: the layout's models always do this where the condition holds."""
 
     layout: str
@@ -284,8 +261,7 @@ class Fixed:
     reason: str
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One config field in all layouts.
 
     synonyms: rows of values that differ in spelling between the layouts. cases: (condition, value) pairs, the first

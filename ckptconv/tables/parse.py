@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -174,31 +173,31 @@ def _value(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.fields, "a `value` line belongs under a `field`")
     spelling = tuple(cell or "" for cell in cells(draft, words[1:], "values"))
     last = draft.fields[-1]
-    draft.fields[-1] = replace(last, synonyms=(*last.synonyms, spelling))
+    draft.fields[-1] = last._replace(synonyms=(*last.synonyms, spelling))
 
 
 def _case(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.fields and len(words) == 3, "expected `case CONDITION VALUE` under a `field`")
     last = draft.fields[-1]
-    draft.fields[-1] = replace(last, cases=(*last.cases, (words[1], words[2])))
+    draft.fields[-1] = last._replace(cases=(*last.cases, (words[1], words[2])))
 
 
 def _require(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.fields and len(words) > 2, "expected `require CONDITION REASON` under a `field`")
     last = draft.fields[-1]
-    draft.fields[-1] = replace(last, requires=(*last.requires, (words[1], " ".join(words[2:]))))
+    draft.fields[-1] = last._replace(requires=(*last.requires, (words[1], " ".join(words[2:]))))
 
 
 def _fixed(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.fields and len(words) > 4, "expected `fixed LAYOUT VALUE CONDITION REASON` under a `field`")
     last, layout = draft.fields[-1], layout_named(draft, words[1])
     fixed = Fixed(layout, words[2], words[3], " ".join(words[4:]))
-    draft.fields[-1] = replace(last, fixed=(*last.fixed, fixed))
+    draft.fields[-1] = last._replace(fixed=(*last.fixed, fixed))
 
 
 def _only(draft: Draft, words: list[str], line: int) -> None:
     expect(draft.fields and len(words) == 2, "expected `only CONDITION` under a `field`")
-    draft.fields[-1] = replace(draft.fields[-1], only=words[1])
+    draft.fields[-1] = draft.fields[-1]._replace(only=words[1])
 
 
 _LINES: dict[str, Line] = {
