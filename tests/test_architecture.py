@@ -82,19 +82,26 @@ def test_no_room_is_crowded(path: Path):
 
 
 HEAVY = ("torch", "transformers", "fairseq", "safetensors", "sentencepiece", "tokenizers")
-UNREAD = (*HEAVY, "numpy", "ckptconv.values")  # what a command that reads no tensor's bytes has no use for
+WRITING = ("ckptconv.containers.writing", "ckptconv.conversion.write")
+UNREAD = (*HEAVY, *WRITING, "numpy", "ckptconv.values")  # what who reads no tensor's bytes has no use for
 EXAMPLE = "examples/deltalm-numbers/finetuned"
 STARTS = {
     "import": ("import ckptconv", (*HEAVY, "numpy", "rich", "click", "ckptconv.containers")),
     "help": ("main(['--help'])", (*HEAVY, "numpy", "rich", "ckptconv.containers", "ckptconv.tables")),
     "inspect": (f"main(['inspect', {EXAMPLE!r}])", (*UNREAD, "ckptconv.conversion")),
-    "inspect json": (f"main(['inspect', {EXAMPLE!r}, '--json'])", (*UNREAD, "rich", "ckptconv.conversion")),
+    "inspect json": (
+        f"main(['inspect', {EXAMPLE!r}, '--json'])",
+        (*UNREAD, "rich", "ckptconv.conversion", "ckptconv.cli.convert"),
+    ),
     # sentencepiece is there for the tokenizer.
-    "dry run": (f"main(['convert', {EXAMPLE!r}, 'x', '--to', 'hf', '--dry-run', '--json'])", (*HEAVY[:4], "rich")),
+    "dry run": (
+        f"main(['convert', {EXAMPLE!r}, 'x', '--to', 'hf', '--dry-run', '--json'])",
+        (*HEAVY[:4], *WRITING, "rich"),
+    ),
     "inspect stats": (f"main(['inspect', {EXAMPLE!r}, '--stats', '--json'])", (*HEAVY, "rich", "ckptconv.conversion")),
-    "diff": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, "rich", "numpy")),
+    "diff": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, *WRITING, "rich", "numpy")),
     "diff values": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--values', '--json'])", (*HEAVY, "rich")),
-    "audit": (f"main(['audit', {EXAMPLE!r}, '--against', 'deltalm/fairseq', '--json'])", (*HEAVY, "rich")),
+    "audit": (f"main(['audit', {EXAMPLE!r}, '--against', 'deltalm/fairseq', '--json'])", (*UNREAD, "rich")),
     "audit files": (f"main(['audit', {EXAMPLE!r}, '--against', {EXAMPLE!r}, '--json'])", (*HEAVY, "rich")),
     "validate": (f"main(['validate', {EXAMPLE!r}, '--json'])", (*HEAVY[:4], "rich")),
     "verify": (f"main(['verify', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, "rich", "ckptconv.forward")),

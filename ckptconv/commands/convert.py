@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptconv.conversion.prepare import Options, prepare
-from ckptconv.conversion.write import write
 from ckptconv.plan import Plan
 from ckptconv.tables.fields import FieldValue
 
@@ -51,6 +50,8 @@ def convert(
             else prepared.notes
         )
         return Conversion(str(source), str(output), plan, config, notes)
+    from ckptconv.conversion.write import write
+
     written = write(prepared, Path(output), progress)
     notes = (*prepared.notes, *written.notes)
     return Conversion(str(source), str(output), plan, config, notes, written.files, written.overflowed)

@@ -164,25 +164,43 @@ def _common(cells: tuple[Cell | None, ...]) -> str:
 
 
 def _rest(table: Table) -> Iterator[Text]:
-    lines = [("tie", f"{tie.layout}: {' = '.join(tie.keys)}") for tie in table.ties]
-    lines += [
-        ("const", f"{const.layout}: {const.template} {const.dtype} {list(const.shape)} = {const.value:g}")
-        for const in table.consts
-    ]
-    lines += [
-        ("create", f"{line.layout}: {line.template} = {f'{line.value:g}' if line.source is None else line.source}")
-        for line in table.creates
-    ]
-    lines += [("fold", f"{fold.layout}: {fold.key} into {fold.into}") for fold in table.folds]
-    lines += [("heads", f"{heads.layout}: one of {', '.join(heads.options)}") for heads in table.heads]
-    lines += [("has", f"{has.layout}: {has.option}") for has in table.has]
-    lines += [("lacks", f"{lacks.layout}: {lacks.option}, {lacks.reason}") for lacks in table.lacks]
-    lines += [("drop", f"{drop.layout}: {drop.template}, {drop.when}: {drop.reason}") for drop in table.drops]
-    lines += [("resize", f"{resize.expression}: {', '.join(resize.dims)}") for resize in table.resizes]
-    for word, text in lines:
+    """A line for what differs between the layouts; layouts of which the same is said stand together."""
+    merged: dict[tuple[str, str], list[str]] = {}
+    for word, layout, said in _said(table):
+        merged.setdefault((word, said), []).append(layout)
+    for (word, said), layouts in merged.items():
         line = Text(f"{word:7}", "green")
-        line.append(text, "default")
+        line.append(f"{', '.join(layouts)}: {said}", "default")
         yield line
+
+
+def _said(table: Table) -> Iterator[tuple[str, str, str]]:
+    """(word of the table language, layout, what it says)"""
+    for tie in table.ties:
+        yield "tie", tie.layout, " = ".join(tie.keys)
+    for const in table.consts:
+        yield "const", const.layout, f"{const.template} {const.dtype} {list(const.shape)} = {const.value:g}"
+    for create in table.creates:
+        made_of = f"{create.value:g}" if create.source is None else create.source
+        yield "create", create.layout, f"{create.template} = {made_of}"
+    for fold in table.folds:
+        yield "fold", fold.layout, f"{fold.key} into {fold.into}"
+    for heads in table.heads:
+        yield "heads", heads.layout, f"one of {', '.join(heads.options)}"
+    for has in table.has:
+        yield "has", has.layout, has.option
+    for lacks in table.lacks:
+        yield "lacks", lacks.layout, f"{lacks.option}, {lacks.reason}"
+    for drop in table.drops:
+        yield "drop", drop.layout, f"{drop.template}, {drop.when}: {drop.reason}"
+    for note in table.notes:
+        for layout in note.layouts:
+            yield "note", layout, note.text if note.condition == "1" else f"{note.text} (if {note.condition})"
+    for listed in [table.words.listed] if table.words.listed else []:
+        for layout in listed.layouts:
+            yield "words", layout, f"listed in {listed.file}"
+    for resize in table.resizes:
+        yield "resize", resize.expression, ", ".join(resize.dims)
 
 
 def verdict(table: Table, found: tuple[Finding, ...]) -> dict[str, Any]:
