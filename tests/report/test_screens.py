@@ -124,7 +124,7 @@ def test_nan_and_inf_are_red():
     lines = printed(screen(measured(1), None, False), terminal=True).splitlines()
     assert any("\x1b[1;31m  1 NaN  2 Inf" in line for line in lines)
     clean = replace(MEASURED, nan=0, inf=0)
-    text = printed(screen(replace(measured(1), tensors=(replace(measured(1).tensors[0], stats=clean),)), None, False))
+    text = printed(screen(replace(measured(1), tensors=(measured(1).tensors[0]._replace(stats=clean),)), None, False))
     assert "NaN" not in text
 
 
