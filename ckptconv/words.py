@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 END = "</s>"
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """A vocabulary with a token per line, by id, in the directories of these layouts (ckptconv.vocabulary.listed).
 
     file: its name. code: `module.Class` of the tokenizer that goes with it, for directories of other layouts. names: of
@@ -21,8 +20,7 @@ class Listing:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """What a family's tokenizer does besides cutting text into pieces.
 
     single, pair: the tokens of one text and of two, `$A` and `$B` standing for the pieces of each.

@@ -45,9 +45,10 @@ def _opened(folder: Path, data: bytes) -> None:
 
 def _looked_at(path: Path) -> None:
     """Open a file or folder, and read the tensors that it holds."""
-    from ckptconv.containers import Reader, check_growth, open_checkpoint
+    from ckptconv.containers import open_checkpoint
     from ckptconv.containers.oddities import odd_keys, shared_storages, unused_bytes
     from ckptconv.containers.producer import producers
+    from ckptconv.containers.read import Reader, check_growth
     from ckptconv.containers.settings import config_beside, settings
 
     checkpoint = open_checkpoint(path)

@@ -1,4 +1,5 @@
-"""Checkpoint containers: the readers; the writers are in `containers.writing`, since who only looks needs none.
+"""Checkpoint containers: what opens them. `containers.read` reads tensors, `containers.writing` writes files: who only
+looks needs neither.
 
 Sees no table; loads neither torch nor, before it is needed, numpy.
 """
@@ -6,15 +7,12 @@ Sees no table; loads neither torch nor, before it is needed, numpy.
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, Storage, Tensor
 from ckptconv.containers.inert import stored_bytes, tensors_in
 from ckptconv.containers.open import open_checkpoint
-from ckptconv.containers.read import Reader, check_growth
 
 __all__ = [
     "Checkpoint",
-    "Reader",
     "StateDict",
     "Storage",
     "Tensor",
-    "check_growth",
     "open_checkpoint",
     "stored_bytes",
     "tensors_in",

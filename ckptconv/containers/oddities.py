@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptconv.containers.checkpoint import StateDict, Storage, Tensor
 
@@ -21,16 +22,14 @@ _ALIKE = 2
 _PAIRS, _STEPS, _EFFORT = 20_000, 10_000, 500_000
 
 
-@dataclass(frozen=True)
-class OddKeys:
+class OddKeys(NamedTuple):
     """Keys that look wrong, and why."""
 
     reason: str
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SharedStorage:
+class SharedStorage(NamedTuple):
     """Different views of one storage. keys: the first one of each view. bytes: of the storage.
 
     overlapping: two of the keys whose tensors have bytes in common; () where no two have, as in one big buffer that was

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.safetensors import TIED
@@ -14,8 +13,7 @@ from ckptconv.containers.torch_zip import BYTE_ORDER, FORMAT_VERSION
 _FRAMEWORKS = {"pt": "torch", "tf": "tensorflow", "flax": "flax", "jax": "jax", "np": "numpy", "mlx": "mlx"}
 
 
-@dataclass(frozen=True)
-class Producer:
+class Producer(NamedTuple):
     """Software that writes such a file. version: in words (`2.1 or newer`), or "" where nothing tells it.
 
     evidence: what tells.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import Source
@@ -23,8 +22,7 @@ _SHOWN = 20_000  # values of one config; fairseq's have 500
 _LONGEST = 2000  # letters of a field's path: what nests long names would be long for every field in it
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One field of a config. document: the top-level entry, or the file beside the weights, that it stands in.
 
     field: its path, with dots. value: None, bool, int, float, str, or a list of them.

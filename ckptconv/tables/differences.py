@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ckptconv.dtypes import BY_NAME
@@ -175,7 +174,7 @@ def _words(draft: Draft, words: list[str], line: int) -> None:
     said: dict[str, Any] = {words[1]: words[2] if words[1] == "spm" else tuple(words[2:])}
     if words[1] == "listed":
         said = {"listed": Listing(tuple(layouts_named(draft, words[2])), words[3], words[4], tuple(words[5:]))}
-    draft.words = replace(draft.words, **said)
+    draft.words = draft.words._replace(**said)
 
 
 DIFFERENCES: dict[str, Line] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptconv.tables.expand import (
     Dims,
@@ -28,8 +29,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Key → shape, all that detection sees of a checkpoint."""
 
 
-@dataclass(frozen=True)
-class Mismatch:
+class Mismatch(NamedTuple):
     """A key of the wrong shape. `symbols` and `line` say what the table expects there."""
 
     key: str

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptconv.tables.expand import Template, templates
 from ckptconv.tables.model import Table
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """options: name → whether its rows are there. could_be: every head that the keys could be, the one that they are
     taken for first; () where there is no doubt."""
 

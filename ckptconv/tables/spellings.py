@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptconv.tables.model import Table
 from ckptconv.text import printable
 
 
-@dataclass(frozen=True)
-class Spelled:
+class Spelled(NamedTuple):
     """One way to read the keys. original: key as the table has it → key in the file. notes: what was done, in words."""
 
     original: Mapping[str, str]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.read import Reader
 from ckptconv.errors import VocabularyMismatch
 from ckptconv.tables.catalog import tables
 from tests.commands.conftest import FINETUNED, GOLDEN, NUMBERS, run

@@ -10,7 +10,8 @@ import torch
 from hypothesis import strategies as st
 
 from ckptconv import dtypes
-from ckptconv.containers import Checkpoint, Reader
+from ckptconv.containers import Checkpoint
+from ckptconv.containers.read import Reader
 from ckptconv.containers.writing import Item
 
 TESTS = Path(__file__).parent.parent

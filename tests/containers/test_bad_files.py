@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.read import Reader
 from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe, Unsupported
 from ckptconv.text import printable
 from tests.containers.oracle import TESTS, bits
@@ -454,7 +455,8 @@ def test_a_key_twice_is_refused(tmp_path: Path):
 _WATCHED = """
 import sys
 import ckptconv.containers.torch_legacy, ckptconv.containers.torch_zip  # else imported by whom they are for
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.read import Reader
 from ckptconv.containers.plain import plain
 seen = []
 sys.addaudithook(lambda event, args: seen.append((event, args)))

@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.read import Reader
 from ckptconv.errors import CkptconvError
 from tests.containers.oracle import bits, dtype_of, state_dicts
 

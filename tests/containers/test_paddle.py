@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptconv import dtypes
-from ckptconv.containers import Checkpoint, Reader, latin1, open_checkpoint
+from ckptconv.containers import Checkpoint, latin1, open_checkpoint
 from ckptconv.containers.checkpoint import shared_views
 from ckptconv.containers.pickles import skim
 from ckptconv.containers.plain import plain
+from ckptconv.containers.read import Reader
 from ckptconv.containers.writing import Item, write_paddle
 from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe, Unsupported
 from tests.containers.oracle import ROOT, TESTS, items
@@ -190,7 +191,8 @@ def test_large_arrays_stay_in_the_file(protocol: int, tmp_path: Path, monkeypatc
 
 _MEASURED = """
 import resource, sys
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
+from ckptconv.containers.read import Reader
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 opened = open_checkpoint(sys.argv[1])
 with Reader(opened) as reader:

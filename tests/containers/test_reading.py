@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ckptconv import dtypes
-from ckptconv.containers import Reader, check_growth, open_checkpoint, stored_bytes, tensors_in
+from ckptconv.containers import open_checkpoint, stored_bytes, tensors_in
+from ckptconv.containers.read import Reader, check_growth
 from ckptconv.errors import CkptconvError, Damaged, NotACheckpoint, Unsafe, Unsupported
 from tests.containers.oracle import DTYPES, GOLDEN, assert_same, bits, state_dicts, storage_of, views
 

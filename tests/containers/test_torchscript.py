@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaForTokenClassification, XLMRobertaModel
 
 from ckptconv import dtypes
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
 from ckptconv.containers.plain import plain
+from ckptconv.containers.read import Reader
 from ckptconv.errors import CkptconvError, Damaged, Unsupported
 from tests.containers.oracle import DTYPES, TESTS, assert_same, bits, dtype_of, state_dicts, storage_of, views
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ckptconv.containers import Reader, open_checkpoint
+from ckptconv.containers import open_checkpoint
 from ckptconv.containers.checkpoint import Tensor
+from ckptconv.containers.read import Reader
 from ckptconv.proof.values import Values
 
 A, OTHER = torch.arange(12.0).view(4, 3), torch.ones(4, 3)
