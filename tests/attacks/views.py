@@ -24,7 +24,7 @@ FEW: dict[str, tuple[View, ...]] = {
 }
 MANY: dict[str, tuple[View, ...]] = {
     # inner axes that don't fit into a box; rows far from each other; one axis that is read in pieces
-    "boxes": (((2, 2900, 2900), (1, 1, 1), 0),),
+    "boxes": (((2, 2900, 2900), (300, 1, 1), 0),),
     "rows": (((3, 5), (800_000, 1), 7), ((2, 3, 1, 2), (1_000_000, 5000, 9, 100_000), 0)),
     "pieces": (((600,), (4000,), 3), ((2, 590), (1, 4000), 0)),
     # whether they overlap takes too many steps to tell
