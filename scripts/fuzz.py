@@ -1,9 +1,9 @@
 """What scripts/fuzz runs.
 
-python scripts/fuzz.py all [--seconds N] [TARGET…]     every target, and a table of the figures
-python scripts/fuzz.py one TARGET [libFuzzer's flags]  one target, for ever
-python scripts/fuzz.py seed TARGET                     writes its first corpus
-python scripts/fuzz.py replay TARGET…                  their corpora once, without atheris (for coverage)
+python scripts/fuzz.py all [--seconds N] [--jobs N] [TARGET…]     every target, and a table of the figures
+python scripts/fuzz.py one TARGET [libFuzzer's flags]               one target, for ever
+python scripts/fuzz.py seed TARGET                                  writes its first corpus
+python scripts/fuzz.py replay TARGET…                               their corpora once, without atheris (for coverage)
 
 Whatever a target raises is a find, but for ckptconv's own errors; so is a run of 5 seconds or 1 GiB.
 """
@@ -17,12 +17,20 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptconv.containers import Checkpoint, Reader, Tensor
+    from tests.attacks.archives import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".fuzz"
@@ -31,8 +39,9 @@ READERS = (
     "checkpoint files gather inert latin1 oddities open paddle plain policy producer read reading rebuild safetensors "
     "settings sharded statedicts strictjson torch_legacy torch_zip torchscript zipdir pickles/*"
 )
-_SMALL = 1 << 22
-_LONGEST = 1 << 14
+_SMALL = 1 << 22  # bytes of a tensor that is read as a whole
+_MOST = 1 << 27  # bytes of the tensors of one file that are looked at
+_LONGEST = 1 << 14  # bytes of an input
 
 
 # ----------------------------------------------------------------------------------------------------------- targets
@@ -44,50 +53,112 @@ def _opened(folder: Path, data: bytes) -> None:
 
 
 def _looked_at(path: Path) -> None:
-    """Open a file or folder, and read the tensors that it holds."""
+    """Open a file or folder, as who asks again with --allow-unknown, and read what it holds as the commands do."""
     from ckptconv.containers import open_checkpoint
-    from ckptconv.containers.oddities import odd_keys, shared_storages, unused_bytes
+    from ckptconv.containers.inert import tensors_in
+    from ckptconv.containers.plain import is_plain
     from ckptconv.containers.producer import producers
-    from ckptconv.containers.read import Reader, check_growth
     from ckptconv.containers.settings import config_beside, settings
+    from ckptconv.errors import Unsafe
 
-    checkpoint = open_checkpoint(path)
+    try:
+        checkpoint = open_checkpoint(path)
+    except Unsafe:
+        checkpoint = open_checkpoint(path, allow_unknown=True)
     beside = config_beside(checkpoint)
     list(settings(checkpoint, beside))
     producers(checkpoint, beside)
+    for node in checkpoint.other.values():
+        is_plain(node)
+        list(tensors_in(node))
+    _read(checkpoint)
+
+
+def _read(checkpoint: Checkpoint) -> None:
+    """Everything about the tensors that a command would want to know."""
+    from ckptconv.containers import stored_bytes
+    from ckptconv.containers.checkpoint import shared_views
+    from ckptconv.containers.oddities import odd_keys, shared_storages, unused_bytes
+    from ckptconv.containers.read import Reader, check_growth
+
+    left = _MOST
     with Reader(checkpoint) as reader:
         for state_dict in checkpoint.entries.values():
             odd_keys(tuple(state_dict))
+            shared_views(state_dict)
             shared_storages(state_dict)
             unused_bytes(state_dict.values())
+            stored_bytes(state_dict.values())
             check_growth(checkpoint, state_dict.values())
             last = None
             for tensor in state_dict.values():
+                if tensor.nbytes > left:
+                    continue
+                left -= tensor.nbytes
+                _check_ends(reader, tensor)
                 if tensor.nbytes < _SMALL:
-                    assert len(reader.read(tensor)) == tensor.nbytes
-                    assert reader.equal(tensor, tensor)
+                    _check_whole(reader, tensor)
                     assert last is None or reader.equal(tensor, last) == reader.equal(last, tensor)
                     last = tensor
 
 
-def _pickled(folder: Path, data: bytes) -> None:
-    """The bytes as the pickle of a sound torch zip."""
-    from tests.attacks.archives import torch_zip
+def _check_ends(reader: Reader, tensor: Tensor) -> None:
+    """The first and the last element are those that lie where the view begins and ends."""
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    size = tensor.dtype.itemsize
+    for start, place in ((0, 0), (tensor.nbytes - size, reach)) if tensor.numel else ():
+        element = replace(tensor, shape=(1,), strides=(1,), offset=tensor.offset + place)
+        assert b"".join(reader.chunks(tensor, start, start + size)) == reader.read(element)
 
-    _opened(folder, torch_zip(data))
+
+def _check_whole(reader: Reader, tensor: Tensor) -> None:
+    """All of it is as long as it says, equal to itself and to what is read of it in two parts."""
+    whole, middle = reader.read(tensor), tensor.nbytes // 3
+    assert len(whole) == tensor.nbytes
+    assert reader.equal(tensor, tensor)
+    assert b"".join(reader.chunks(tensor, 0, middle)) + b"".join(reader.chunks(tensor, middle)) == whole
+
+
+def _pickled(folder: Path, data: bytes) -> None:
+    """The bytes as the pickle of a sound torch zip with a small storage, "0", and a large one, "1"."""
+    from tests.attacks.archives import FLOATS, torch_zip
+
+    _opened(folder, torch_zip(data, {"0": FLOATS}, [_large()]))
+
+
+@cache
+def _large() -> Record:
+    """A storage of 10 MB, compressed once for all."""
+    from tests.attacks.archives import Record
+    from tests.attacks.views import large
+
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    told = {"method": 8, "crc": zlib.crc32(large()), "size": len(large())}
+    return Record("archive/data/1", packer.compress(large()) + packer.flush(), local=told, central=told)
 
 
 def _index(folder: Path, data: bytes) -> None:
-    """The bytes as the index of a sharded checkpoint, beside two sound shards."""
-    from ckptconv.containers import open_checkpoint
+    """The bytes as the index of a sharded checkpoint, beside sound shards."""
+    from tests.attacks.archives import ONE, torch_zip
+    from tests.attacks.index_lies import ONE_B, A, B
+    from tests.attacks.opcodes import mapping, pickled, tensor
 
-    shard = folder / "a.safetensors"
-    if not shard.exists():
-        header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-        shard.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    path = folder / "model.safetensors.index.json"
+    if not (folder / A).exists():
+        nested = torch_zip(pickled(mapping(("model", mapping(("w", tensor()))))))
+        shards = {"a.safetensors": ONE, A: ONE, B: ONE_B, "pytorch_model-1.bin": torch_zip(), "nested.bin": nested}
+        for name, shard in shards.items():
+            (folder / name).write_bytes(shard)
+    path = folder / "x.json"
     path.write_bytes(data)
-    open_checkpoint(path)
+    _looked_at(path)
+
+
+def _config(folder: Path, data: bytes) -> None:
+    """The bytes as the config.json beside a sound checkpoint."""
+    from tests.attacks.archives import ONE
+
+    (folder / "config.json").write_bytes(data)
+    _opened(folder, ONE)
 
 
 def _table(folder: Path, data: bytes) -> None:
@@ -140,10 +211,12 @@ def _planned(folder: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """run: folder to work in, bytes. seeds: the groups of tests/attacks that it begins with."""
+    """run: folder to work in, bytes. seeds: the groups of tests/attacks that it begins with. file: the one of their
+    files that is taken, if it isn't the one that commands are given."""
 
     run: Callable[[Path, bytes], None]
     seeds: tuple[str, ...]
+    file: str = ""
 
 
 TARGETS = {
@@ -154,6 +227,7 @@ TARGETS = {
     "torchscript": Target(_opened, ("torchscript", "legal")),
     "paddle": Target(_opened, ("paddle", "legal")),
     "index": Target(_index, ("index-lies",)),
+    "config": Target(_config, ("companions", "legal"), "config.json"),
     "table": Target(_table, ("tables",)),
     "plan": Target(_planned, ()),
 }
@@ -169,8 +243,6 @@ def harmless(target: Target, folder: Path, data: bytes) -> None:
 
 def seed(name: str, folder: Path) -> None:
     """The first corpus: small files of the attacks, the pickles in them, the tables that ship."""
-    import zipfile
-
     from tests.attacks.manifest import CASES
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,21 +254,27 @@ def seed(name: str, folder: Path) -> None:
         for number in range(40):
             (folder / f"seed{number}").write_bytes(bytes((number * 7 + at * number) % 256 for at in range(number * 3)))
         return
+    target = TARGETS[name]
     for number, case in enumerate(CASES):
-        if case.name.partition("/")[0] not in TARGETS[name].seeds:
+        if case.name.partition("/")[0] not in target.seeds:
             continue
         with tempfile.TemporaryDirectory() as made, suppress(OSError):
             case.build(Path(made))
-            path = Path(made) / case.source
-            if not path.is_file() or path.is_symlink() or path.stat().st_size > _LONGEST:
+            path = Path(made) / (target.file or case.source)
+            if not path.is_file() or path.is_symlink() or path.stat().st_size > _MOST:
                 continue
             data = path.read_bytes()
-            if name == "pickle" and data.startswith(b"PK"):
-                with suppress(Exception), zipfile.ZipFile(path) as archive:
-                    inner = next(each for each in archive.namelist() if each.endswith("data.pkl"))
-                    (folder / f"seed{number}").write_bytes(archive.read(inner)[:_LONGEST])
-            elif name != "pickle":
+            if name == "pickle":
+                data = _pickle_in(path)
+            if data and len(data) <= _LONGEST:
                 (folder / f"seed{number}").write_bytes(data)
+
+
+def _pickle_in(path: Path) -> bytes:
+    """The pickle of a torch zip; nothing of another file."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        return archive.read(next(each for each in archive.namelist() if each.endswith("data.pkl")))
+    return b""
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -204,9 +282,11 @@ def one(name: str, flags: Sequence[str]) -> None:
     """Fuzz one target for as long as libFuzzer's flags say."""
     import atheris
 
-    with atheris.instrument_imports(include=["ckptconv"]):
-        for module in ("containers", "containers.oddities", "plan", "detect", "tables.catalog", "tables.lint"):
-            import_module(f"ckptconv.{module}")
+    readers = (path for each in READERS.split() for path in ROOT.glob(f"ckptconv/containers/{each}.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in readers]
+    with atheris.instrument_imports(include=["ckptconv"]):  # all of them: what is imported later isn't followed
+        for module in (*names, "ckptconv.plan", "ckptconv.detect", "ckptconv.tables.catalog", "ckptconv.tables.lint"):
+            import_module(module)
     target = TARGETS[name]
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     atheris.Setup([sys.argv[0], *flags], lambda data: harmless(target, folder, bytes(data)))
@@ -300,10 +380,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("all")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     asked = parser.parse_intermixed_args()
     names = asked.targets or list(TARGETS)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(asked.jobs) as pool:
         figures = list(pool.map(lambda name: fuzz(name, asked.seconds), names))
     print(f"{'target':12} {'executions':>12} {'per second':>11} {'corpus':>7} {'finds':>6}")
     for each in figures:

@@ -54,8 +54,7 @@ def tied_tensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[s
 
 
 def _read_header(source: Source) -> tuple[dict[str, Any], int]:
-    if source.size < 8:
-        raise _damaged(source, f"it has {source.size} bytes, too few for a header")
+    """The header, a JSON object since `open` saw its brace behind the length, and where the data begin."""
     length = int.from_bytes(source.read(0, 8), "little")
     if length > HEADER_LIMIT:
         raise _damaged(source, f"its header claims {length:,} bytes; {HEADER_LIMIT:,} is the most there may be")
@@ -63,12 +62,9 @@ def _read_header(source: Source) -> tuple[dict[str, Any], int]:
         claim = f"its header claims {length:,} bytes"
         raise Damaged(f"{source.where} is truncated: {claim}, the file has {source.size:,}", source.path)
     try:
-        header = parse(source.read(8, length))
+        return parse(source.read(8, length)), 8 + length
     except BadJson as problem:
         raise _damaged(source, f"its header {printable(str(problem))}") from None
-    if not isinstance(header, dict):
-        raise _damaged(source, "its header is no JSON object")
-    return header, 8 + length
 
 
 def _metadata(source: Source, told: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.attacks.archives import FLOATS, ONE, entry, index, safetensors, torch_zip
 from tests.attacks.case import Case, files
+from tests.attacks.opcodes import mapping, pickled, tensor
 
 INDEX = "model.safetensors.index.json"
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -93,7 +94,32 @@ def _deflated_many() -> dict[str, bytes]:
     }
 
 
+def _large(folder: Path) -> None:
+    with (folder / INDEX).open("wb") as file:
+        file.write(b'{"weight_map": {' + b" " * 1000)
+        file.truncate(33 << 20)
+
+
+def _many(count: int) -> dict[str, bytes]:
+    """An index, and shards of one key each."""
+    names = {f"k{n}": f"model-{n}.safetensors" for n in range(count)}
+    return {INDEX: index(names), **{name: safetensors({key: entry(0, 16)}, FLOATS) for key, name in names.items()}}
+
+
+def _torch_shards() -> Iterator[Case]:
+    source, shard = "pytorch_model.bin.index.json", "pytorch_model-1.bin"
+    told = index({"w": shard})
+    nested = torch_zip(pickled(mapping(("model", mapping(("w", tensor()))))))
+    for what, data, must in (("nested", nested, "refused"), ("good", torch_zip(), "read")):
+        build = files({source: told, shard: data})
+        yield Case(f"index-lies/torch-{what}", f"a torch shard ({what})", must, build, source, forms=False)
+
+
 def _shards() -> Iterator[Case]:
+    yield _case("large", "an index of 33 MB", _large, told="an index of")
+    yield _case("many", "2,001 shards", files(_many(2001)), told="2001 shards")
+    yield _case("many-files", "more shards than files can be open", files(_many(202)), "read")
+    yield from _torch_shards()
     good = {"w": A, "v": B}
     yield _case("missing", "a shard that isn't there", _folder(good, {A: ONE}))
     yield _case("empty", "a shard that is empty", _folder(good, {A: ONE, B: b""}))

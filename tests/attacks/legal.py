@@ -188,4 +188,19 @@ def _safetensors() -> Iterator[Case]:
     )
 
 
-CASES = (*_views(), *_values(), *_zips(), *_safetensors())
+def _folders() -> Iterator[Case]:
+    shard = "model-00001-of-00001.safetensors"
+    weights = {"model.safetensors.index.json": index({"w": shard}), shard: ONE}
+    folders = {
+        "one": {"model.safetensors": ONE, "notes.txt": b"notes"},
+        "index": weights,
+        "several": {**weights, "pytorch_model.bin": torch_zip(), "x.pt": torch_zip(), "optimizer.pt": b""},
+        "many": {"model.safetensors": ONE, **{f"x{number}.pt": b"" for number in range(9)}},
+        "config": {"model.safetensors": ONE, "config.json": b'{"a": {"b": {}}, "c": [{"d": 1e999}], "e": {}}'},
+        "paddlenlp": {"model.safetensors": ONE, "config.json": b'{"paddlenlp_version": "2.6.1"}'},
+    }
+    for what, contents in folders.items():
+        yield Case(f"legal/folder-{what}", f"a folder ({what})", "read", files(contents), ".", forms=False)
+
+
+CASES = (*_views(), *_values(), *_zips(), *_safetensors(), *_folders())

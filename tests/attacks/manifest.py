@@ -11,7 +11,7 @@ from tests.attacks.case import COMMANDS, Case
 _GROUPS = (
     *("execution", "pickle_bombs", "tensor_lies", "zip_lies", "legacy_lies", "safetensors_lies", "index_lies"),
     *("torchscript", "paddle", "injection", "special_files", "truncations", "companions", "receipts"),
-    *("tables", "legal"),
+    *("tables", "legal", "views", "objects"),
 )
 CASES: tuple[Case, ...] = tuple(case for group in _GROUPS for case in import_module(f"tests.attacks.{group}").CASES)
 

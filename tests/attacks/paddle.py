@@ -289,4 +289,37 @@ def _slices() -> Iterator[Case]:
     yield _heavy(_paddle("slices-many", "twenty thousand slices", paddle(*pieces, (told, many)), "read"))
 
 
-CASES = (*_calls(), *_arrays(), *_streams(), *_slices())
+def _forms() -> Iterator[Case]:
+    """What Paddle and numpy write in rarer cases."""
+    named = group(text("w_0"), array())
+    from_buffer = name("numpy.core.numeric", "_frombuffer")
+    scalar = name("numpy.core.multiarray", "scalar")
+    letter = array(group(integer(1)), dtype("u1", "|"), spelt(text("b")))
+    long = (1 << 20) - 1  # where a letter of two bytes is cut
+    for what, body in {
+        "tuple": call(name("builtins", "tuple"), named),
+        "pair": named,
+        "shared": mapping(("a", array() + put(70)), ("b", get(70))),
+        "buffer": call(from_buffer, DATA, dtype(), group(integer(4)), text("C")),
+        "buffer-fortran": call(from_buffer, DATA, dtype(), group(integer(2), integer(2)), text("F")),
+        "scalar": call(scalar, dtype(), blob(FLOATS[:4])),
+        "scalar-spelt": call(scalar, dtype(), spelt(text("\xe9bcd"))),
+        "scalar-long": call(scalar, dtype(), blob(bytes(17))),
+        "letter": letter,
+        "letter-twice": mapping(("a", letter), ("b", array(group(integer(1)), dtype("u1", "|"), text("b")))),
+        "bytes": array(group(integer(0)), data=call(name("builtins", "bytes"))),
+        "text-long": text(1_200_000 * "x"),
+        "spelt-long": array(group(integer(long + 9)), dtype("u1", "|"), spelt(text("a" * long + "\xe9" * 9))),
+    }.items():
+        must = "survived" if what == "letter-twice" else "read"
+        yield _paddle(f"form-{what}", f"a rarer form ({what})", paddle(("x", body)), must)
+    optimizer = pickled(mapping(("w_0_moment1_0", array()), ("w_0_beta1_pow_acc_0", array())), 4)
+    yield _paddle("optimizer", "an optimizer's state", optimizer, kinds=UNSUPPORTED, told="optimizer")
+    rates = pickled(mapping(("w_0_moment1_0", array()), ("LR_Scheduler", mapping(("last_lr", integer(1))))), 4)
+    yield _paddle("optimizer-rates", "an optimizer's state with its rates", rates, kinds=UNSUPPORTED, told="optimizer")
+    names = ("StructuredToParameterName@@", mapping(("first.weight", text("w_0"))))
+    yield _paddle("names", "the parameters' names", paddle(names), "read")
+    yield _paddle("names-twice", "the parameters' names twice", paddle(names, names), kinds=DAMAGED, told="twice")
+
+
+CASES = (*_calls(), *_arrays(), *_streams(), *_slices(), *_forms())

@@ -154,6 +154,7 @@ def _names() -> Iterator[Case]:
         "pickle-empty": [Record("archive/data.pkl", b""), data],
         "byteorder-odd": [pickle, data, Record("archive/byteorder", b"middle")],
         "byteorder-long": [pickle, data, Record("archive/byteorder", b"little" * 100)],
+        "torchscript-old": [Record("archive/model.json", b"{}"), data],
         "npz": [Record("w.npy", b"\x93NUMPY\1\0")],
         "docx": [Record("[Content_Types].xml", b"<xml/>")],
         "nothing": [Record("x", b"")],
