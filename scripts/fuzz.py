@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptconv.containers import Checkpoint, Reader, Tensor
+    from ckptconv.containers import Checkpoint, Tensor
+    from ckptconv.containers.read import Reader
     from tests.attacks.archives import Record
 
 ROOT = Path(__file__).resolve().parents[1]
