@@ -1,9 +1,9 @@
 """What the commands cost, measured beside what nothing can beat and beside what people use instead.
 
-Files of the real shapes are generated once. Every job runs in turn with its floor, several times, each a process of
-its own in a warm page cache; told are the medians, and the median of the ratios of neighbours, so that a machine that
-is busy for a while spoils both alike. Memory is the largest resident set, bytes are those that went through read and
-write calls (/proc/PID/io).
+The commands run as a user has them, installed in an environment of their own. Files of the real shapes are generated
+once. Every job runs in turn with its floor, several times, each a process of its own in a warm page cache; told are
+the medians, and the median of the ratios of neighbours, so that a machine that is busy for a while spoils both alike.
+Memory is the largest resident set, bytes are those that went through read and write calls (/proc/PID/io).
 """
 
 from __future__ import annotations
