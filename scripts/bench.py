@@ -250,17 +250,24 @@ def ways(name: str, path: Path, folder: Path, out: Path) -> Iterator[Job]:
         torch_bin = folder / "pytorch_model.bin"
         once(Job("", [*CKPTCONV, "convert", hf, folder / "flat.pt", "--to", "same", "--no-receipt", "--overwrite"]))
         (folder / "flat.pt").replace(torch_bin)
+        (folder / "passthrough.yml").write_text(f"merge_method: passthrough\nmodels:\n  - model: {torch_bin}\n")
         yield from peers("convert", torch_bin, one)
 
 
 def peers(job: str, path: Path, made: Path | None = None, *more: Path) -> Iterator[Job]:
     """What others offer for a job, where `scripts/setup peers` has installed it."""
+    stem, passthrough = str(made).removesuffix(".safetensors"), path.with_name("passthrough.yml")
     commands: dict[str, dict[str, list[str | Path]]] = {
-        "convert": {"sft-cli 0.2.2: sft convert": ["sft", "convert", path, "-o", made or ""]},
+        "convert": {
+            "sft-cli 0.2.2: sft convert": ["sft", "convert", path, "-o", made or ""],
+            "checkpoint-tools 0.2.0": ["checkpoint-tools", "convert", path, "--full", "--name", stem],
+            "mergekit 0.1.5: passthrough, lazily": ["mergekit-pytorch", passthrough, made or "", "--lazy-unpickle"],
+        },
         "inspect": {
             "sft-cli 0.2.2: sft info": ["sft", "info", path],
             "safetensors-print 0.1.0": ["safetensors-print", path],
             "ckptkit 0.3.0: ckptkit info": ["ckptkit", "info", path],
+            "checkpoint-tools 0.2.0: metadata": ["checkpoint-tools", "metadata", path],
         },
         "diff": {"sft-cli 0.2.2: sft diff --delta": ["sft", "diff", path, *more, "--delta"]},
         "stats": {"sft-cli 0.2.2: sft stat": ["sft", "stat", path], "sft check": ["sft", "check", path]},
