@@ -96,11 +96,11 @@ def _read(checkpoint: Checkpoint) -> None:
                 if tensor.nbytes > left:
                     continue
                 left -= tensor.nbytes
-                _check_ends(reader, tensor)
                 if tensor.nbytes < _SMALL:
                     _check_whole(reader, tensor)
                     assert last is None or reader.equal(tensor, last) == reader.equal(last, tensor)
                     last = tensor
+                _check_ends(reader, tensor)
 
 
 def _check_ends(reader: Reader, tensor: Tensor) -> None:
@@ -146,7 +146,7 @@ def _index(folder: Path, data: bytes) -> None:
 
     if not (folder / A).exists():
         nested = torch_zip(pickled(mapping(("model", mapping(("w", tensor()))))))
-        shards = {"a.safetensors": ONE, A: ONE, B: ONE_B, "pytorch_model-1.bin": torch_zip(), "nested.bin": nested}
+        shards = {"a.safetensors": ONE, A: ONE, B: ONE_B, "good.bin": torch_zip(), "nested.bin": nested}
         for name, shard in shards.items():
             (folder / name).write_bytes(shard)
     path = folder / "x.json"

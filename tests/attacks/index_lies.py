@@ -107,11 +107,10 @@ def _many(count: int) -> dict[str, bytes]:
 
 
 def _torch_shards() -> Iterator[Case]:
-    source, shard = "pytorch_model.bin.index.json", "pytorch_model-1.bin"
-    told = index({"w": shard})
+    source = "pytorch_model.bin.index.json"
     nested = torch_zip(pickled(mapping(("model", mapping(("w", tensor()))))))
     for what, data, must in (("nested", nested, "refused"), ("good", torch_zip(), "read")):
-        build = files({source: told, shard: data})
+        build = files({source: index({"w": f"{what}.bin"}), f"{what}.bin": data})
         yield Case(f"index-lies/torch-{what}", f"a torch shard ({what})", must, build, source, forms=False)
 
 

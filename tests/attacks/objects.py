@@ -6,7 +6,7 @@ import pickletools
 import struct
 from collections.abc import Iterator
 
-from tests.attacks.archives import FLOATS, legacy, torch_zip
+from tests.attacks.archives import FLOATS, Record, entry, legacy, safetensors, torch_zip
 from tests.attacks.case import UNSUPPORTED, Case, holding
 from tests.attacks.opcodes import (
     BUILD,
@@ -156,12 +156,42 @@ def _of_instructions(count: int, body: bytes) -> bytes:
     return pickled((MARK + NONE + b"1" + (pairs - 1) * b"N0" if one else pairs * b"N0") + body)
 
 
+def _written_by() -> Iterator[tuple[str, tuple[tuple[str, bytes], ...]]]:
+    """What tells who wrote a checkpoint: (who, entries beside the model's)"""
+    history = ("optimizer_history", EMPTY_LIST)
+    yield "fairseq-args", (history, ("args", namespace(("arch", text("xlmr_base")))))
+    yield "fairseq-omegaconf", (history, ("cfg", made(name("omegaconf.dictconfig", "DictConfig"), EMPTY_DICT)))
+    yield "fairseq-cfg", (history, ("args", NONE), ("cfg", mapping(("model", EMPTY_DICT))))
+    words = (f"dico_{each}" for each in ("id2word", "word2id", "counts"))
+    yield "xlm", (("params", EMPTY_DICT), *((each, EMPTY_DICT) for each in words))
+    yield "lightning", (("pytorch-lightning_version", text("2.1.0")), ("hyper_parameters", EMPTY_DICT))
+
+
 def _cases() -> Iterator[Case]:
+    yield from _beside()
+    yield from _others()
+
+
+def _beside() -> Iterator[Case]:
     model = ("model", mapping(("a.weight", tensor()), ("b.weight", tensor((2,)))))
-    for what, entry, config in _configs():
-        body = pickled(mapping(model, (entry, config)), 4)
+    for what, place, config in _configs():
+        body = pickled(mapping(model, (place, config)), 4)
         for kind, data in (("zip", torch_zip(body)), ("legacy", legacy(body))):
             yield Case(f"legal/config-{what}-{kind}", f"a config ({what})", "read", holding(data), forms=False)
+    for who, entries in _written_by():
+        body = pickled(mapping(model, *entries))
+        for kind, data in (("zip", torch_zip(body)), ("legacy", legacy(body))):
+            yield Case(f"legal/written-by-{who}-{kind}", f"written by {who}", "read", holding(data), forms=False)
+
+
+def _others() -> Iterator[Case]:
+    newer = torch_zip(more=[Record("archive/.format_version", b"1")])
+    yield Case("legal/written-by-torch", "a zip with a format version", "read", holding(newer), forms=False)
+    tied = safetensors(
+        {"__metadata__": {"ckptconv.tied": '{"b.weight": "a.weight"}'}, "a.weight": entry(0, 16)}, FLOATS
+    )
+    name_of = "x.safetensors"
+    yield Case("legal/tied", "a tensor of two names", "read", holding(tied, name_of), name_of, forms=False)
     for what, value, kinds in _tensors():
         data = torch_zip(pickled(mapping(("a.weight", tensor()), ("b.weight", value))), {"0": FLOATS, "1": FLOATS})
         group_of = "tensor-lies" if kinds else "legal"

@@ -82,6 +82,7 @@ def _cycle(path: tuple[str, ...]) -> bytes:
 
 def _scripts() -> Iterator[Case]:
     good = instance(("w", tensor()), ("v", tensor((2, 2), (1, 2))))
+    yield _script("no-constants", "an archive without constants", torch_zip(pickled(good), more=[CODE]), "read")
     state = ("__setstate__", RUN)
     yield _script(
         "setstate", "a call in the state of a module", script(instance(state)), kinds=UNSAFE, told="os.system"
