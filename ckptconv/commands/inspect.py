@@ -291,14 +291,13 @@ def _stranger(detected: Detected) -> tuple[str, ...]:
 def possible_ties(found: Fit, state_dict: StateDict) -> tuple[str, ...]:
     """A sentence for every `tie` line of which several keys agree in shape and dtype but lie in different storage: they
     may hold equal bytes (files that were written from a GPU do), which only reading them would tell."""
-    shared = shared_views(state_dict)
     notes = []
     for tie in found.table.ties:
-        alike: dict[object, dict[str, str]] = {}
+        alike: dict[object, dict[Tensor, str]] = {}  # each view under its first key
         for key in tie.keys if tie.layout == found.layout.name else ():
             if key in state_dict and state_dict[key].numel:
                 tensor = state_dict[key]
-                alike.setdefault((tensor.dtype, tensor.shape), {}).setdefault(shared.get(key, key), key)
+                alike.setdefault((tensor.dtype, tensor.shape), {}).setdefault(tensor, key)
         notes += [_possible_tie(*keys.values()) for keys in alike.values() if len(keys) > 1]
     return tuple(notes)
 

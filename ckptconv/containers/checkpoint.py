@@ -101,12 +101,22 @@ class Checkpoint:
     records: frozenset[str] | None = None
 
 
+def by_storage(tensors: StateDict) -> dict[Storage, list[str]]:
+    """The keys that view each storage; empty tensors view none."""
+    users: dict[Storage, list[str]] = {}
+    for key, tensor in tensors.items():
+        if tensor.numel:
+            users.setdefault(tensor.storage, []).append(key)
+    return users
+
+
 def shared_views(tensors: StateDict) -> dict[str, str]:
     """Each key that is the same view of the same storage as an earlier one → that earlier key."""
-    first: dict[object, str] = {}
     shared = {}
-    for key, tensor in tensors.items():
-        owner = first.setdefault(tensor, key) if tensor.numel else key
-        if owner != key:
-            shared[key] = owner
+    for keys in by_storage(tensors).values():
+        first: dict[Tensor, str] = {}
+        for key in keys if len(keys) > 1 else ():
+            owner = first.setdefault(tensors[key], key)
+            if owner != key:
+                shared[key] = owner
     return shared

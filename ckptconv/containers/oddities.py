@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ckptconv.containers.checkpoint import StateDict, Storage, Tensor
+from ckptconv.containers.checkpoint import StateDict, Storage, Tensor, by_storage
 
 # Parts of keys that wrappers leave behind: torch/_dynamo/eval_frame.py, torch/distributed/fsdp/_common_utils.py and
 # torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py.
@@ -65,7 +65,7 @@ def _equal_but_for_case(keys: Sequence[str]) -> list[str]:
 
 def _left_behind(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     for part, wrapper in _REMNANTS.items():
-        yield f"`{part}` left by {wrapper}", [key for key in keys if f".{part}." in f".{key}."]
+        yield f"`{part}` left by {wrapper}", [key for key in keys if part in key and f".{part}." in f".{key}."]
 
 
 def _mixed(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -76,8 +76,11 @@ def _mixed(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     for key in keys:
         first, dot, rest = key.partition(".")
         if dot:
-            within.setdefault(first, set()).update({rest.partition(".")[0]} if "." in rest else ())
+            module, deeper, _ = rest.partition(".")
             groups.setdefault(first, []).append(key)
+            modules = within.setdefault(first, set())
+            if deeper:
+                modules.add(module)
     for prefix, names in within.items():
         alike = sum(name in within and name != prefix for name in names)  # modules that are also beside the prefix
         whole = alike in (len(names), len(within) - 1)
@@ -88,15 +91,20 @@ def _mixed(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def shared_storages(tensors: StateDict) -> tuple[SharedStorage, ...]:
     """The storages with more than one view, in the order of the keys; several keys of one view are a tie, not this."""
     effort = _Effort(_EFFORT)
-    views: dict[Storage, dict[Tensor, str]] = {}
-    for key, tensor in tensors.items():
-        if tensor.numel:
-            views.setdefault(tensor.storage, {}).setdefault(tensor, key)
+    views = {storage: _views(tensors, keys) for storage, keys in by_storage(tensors).items() if len(keys) > 1}
     return tuple(
         SharedStorage(tuple(keys.values()), storage.nbytes, _overlapping(keys, effort))
         for storage, keys in views.items()
         if len(keys) > 1
     )
+
+
+def _views(tensors: StateDict, keys: Iterable[str]) -> dict[Tensor, str]:
+    """Each view with its first key."""
+    first: dict[Tensor, str] = {}
+    for key in keys:
+        first.setdefault(tensors[key], key)
+    return first
 
 
 def unused_bytes(tensors: Collection[Tensor], others: Iterable[Tensor] = ()) -> int:

@@ -194,10 +194,11 @@ def _locate(source: Source, window: _Window, entry: _Entry) -> Record:
     if _32 in (packed, nbytes):
         wide = _zip64(source, window.read(body + named, extra))
         nbytes, packed = (_widen(source, value, wide) for value in (nbytes, packed))
-    told_later = (0,) if flags & _DESCRIPTOR else ()
     agree = method == entry.method and not (flags ^ entry.flags) & (_ENCRYPTED | _DESCRIPTOR)
-    for local, central in ((crc, entry.crc32), (packed, entry.packed), (nbytes, entry.nbytes)):
-        agree = agree and (local == central or local in told_later)
+    here, there = (crc, packed, nbytes), (entry.crc32, entry.packed, entry.nbytes)
+    if here != there:  # but for what is told behind the bytes, and 0 here
+        told_later = (0,) if flags & _DESCRIPTOR else ()
+        agree = agree and all(local in (central, *told_later) for local, central in zip(here, there, strict=True))
     if not agree:
         raise _damaged(source, f"the header of its record {_show(entry)} contradicts the directory")
     # torch.serialization.set_crc32_options(False) writes 0 for every checksum

@@ -86,7 +86,7 @@ def inspection(report: Inspection) -> dict[str, Any]:
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:
     """A key; `stats` only where they were asked for."""
-    told = {
+    told: dict[str, Any] = {
         "key": info.key,
         "shape": info.shape,
         "dtype": info.dtype,
@@ -94,7 +94,9 @@ def _tensor(info: TensorInfo) -> dict[str, Any]:
         "tied_to": info.tied_to,
         "contiguous": info.contiguous,
     }
-    return told | ({"stats": vars(info.stats)} if info.stats else {})
+    if info.stats:
+        told["stats"] = vars(info.stats)
+    return told
 
 
 def conversion(report: Conversion) -> dict[str, Any]:
