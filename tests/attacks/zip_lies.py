@@ -35,6 +35,7 @@ HEADERS: dict[str, dict[str, Any]] = {
     "central-crc": {"central": {"crc": 1}},
     "both-crc": {"local": {"crc": 1}, "central": {"crc": 1}},
     "local-size": {"local": {"size": 8, "packed": 8}},
+    "local-size-zero": {"local": {"size": 0, "packed": 0, "crc": 0}},
     "central-size": {"central": {"size": 8, "packed": 8}},
     "both-size-short": {"local": {"size": 8, "packed": 8}, "central": {"size": 8, "packed": 8}},
     "both-size-long": {"local": {"size": 99, "packed": 99}, "central": {"size": 99, "packed": 99}},

@@ -143,6 +143,13 @@ def test_real_key_lists_of_xlmr_name_their_generation_size_and_heads(name: str):
     assert [other.name for other in others if other.exact] == ["xlmr/fairseq-xlm_align"] * (layout == "fairseq-0.9")
 
 
+@pytest.mark.parametrize("name", ["fairseq_xlmr.v09.base", *LISTS][:2])
+def test_once_a_layout_fits_exactly_no_other_is_looked_at_closely(name: str):
+    best, *others = candidates(tables(), {"": read_shapes(name)})
+    assert best.exact
+    assert [other.name for other in others if other.coverage or other.slots] == []
+
+
 @pytest.mark.parametrize("name", XMOD_LISTS)
 def test_real_key_lists_of_xmod_name_their_languages(name: str):
     layout, count, dims, languages, options = XMOD_LISTS[name]
