@@ -255,12 +255,11 @@ def ways(name: str, path: Path, folder: Path, out: Path) -> Iterator[Job]:
 
 
 def peers(job: str, path: Path, made: Path | None = None, *more: Path) -> Iterator[Job]:
-    """What others offer for a job, where `scripts/setup peers` has installed it."""
-    stem, passthrough = str(made).removesuffix(".safetensors"), path.with_name("passthrough.yml")
+    """What others offer for a job, where `scripts/setup peers` has installed it; checkpoint-tools refuses tied keys."""
+    passthrough = path.with_name("passthrough.yml")
     commands: dict[str, dict[str, list[str | Path]]] = {
         "convert": {
             "sft-cli 0.2.2: sft convert": ["sft", "convert", path, "-o", made or ""],
-            "checkpoint-tools 0.2.0": ["checkpoint-tools", "convert", path, "--full", "--name", stem],
             "mergekit 0.1.5: passthrough, lazily": ["mergekit-pytorch", passthrough, made or "", "--lazy-unpickle"],
         },
         "inspect": {
