@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -108,7 +108,7 @@ def _check_ends(reader: Reader, tensor: Tensor) -> None:
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     size = tensor.dtype.itemsize
     for start, place in ((0, 0), (tensor.nbytes - size, reach)) if tensor.numel else ():
-        element = replace(tensor, shape=(1,), strides=(1,), offset=tensor.offset + place)
+        element = tensor._replace(shape=(1,), strides=(1,), offset=tensor.offset + place)
         assert b"".join(reader.chunks(tensor, start, start + size)) == reader.read(element)
 
 

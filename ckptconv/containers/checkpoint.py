@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptconv.dtypes import DType
 
 
-@dataclass(frozen=True)
-class Storage:
+class Storage(NamedTuple):
     """A run of bytes in a file, that one or more tensors view.
 
     start: offset of its first byte in the file. nbytes: its length.
@@ -34,8 +33,7 @@ class Storage:
     parts: tuple[Storage, ...] = ()
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A strided view of a storage. `strides` and `offset` count elements, as torch's do."""
 
     dtype: DType

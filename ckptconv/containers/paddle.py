@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, Storage, Tensor
@@ -206,7 +206,7 @@ class _Arrays:
         if needed != storage.nbytes:
             raise BadView(f"of type {dtype} and shape {shape} takes {needed} bytes, and has {storage.nbytes}")
         strides = tuple(reversed(row_major(shape[::-1]))) if fortran else row_major(shape)
-        return Tensor(dtype, shape, strides, 0, replace(storage, swap=True) if swap else storage)
+        return Tensor(dtype, shape, strides, 0, storage._replace(swap=True) if swap else storage)
 
     def _storage(self, data: Node) -> Storage:
         if type(data) is Storage:

@@ -126,7 +126,7 @@ def unpickle(archive: Archive, name: str, reading: Reading) -> Pickle:
             key, have = printable(named.key), record.nbytes
             raise BadView(f"lies in storage {key} of {named.nbytes} bytes, of which the file has {have}")
         first = kinds.setdefault(named.key, named)
-        if first.dtype != named.dtype:
+        if first is not named and first.dtype != named.dtype:
             raise BadView(f"lies in storage {printable(named.key)} under a second type")
         if named.key not in known:
             packed = record.packed if record.deflated else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -34,11 +33,10 @@ def stream(step: Step, state_dict: StateDict, reader: Reader, overflow: Overflow
 def rows_of(tensor: Tensor, part: Rows) -> Tensor:
     """The rows of the tensor that the part takes, transposed where it says so, as a view; no bytes are read."""
     if tensor.shape and not part.whole:
-        tensor = replace(
-            tensor,
+        tensor = tensor._replace(
             shape=(part.stop - part.start, *tensor.shape[1:]),
             offset=tensor.offset + part.start * tensor.strides[0],
         )
     if part.transposed:
-        tensor = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
+        tensor = tensor._replace(shape=tensor.shape[::-1], strides=tensor.strides[::-1])
     return tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -20,7 +20,7 @@ def parameter(slot: Slot, tensors: StateDict) -> Tensor:
     """The parameter alone, as a view of the tensor that it lies in: a part of a fused one, transposed back."""
     tensor = tensors[slot.key]
     if slot.cell.transposed:
-        tensor = replace(tensor, shape=tensor.shape[::-1], strides=tensor.strides[::-1])
+        tensor = tensor._replace(shape=tensor.shape[::-1], strides=tensor.strides[::-1])
     return rows(tensor, slot.cell.part * slot.shape[0], slot.shape[0]) if slot.cell.parts > 1 else tensor
 
 
@@ -28,7 +28,7 @@ def rows(tensor: Tensor, start: int, count: int) -> Tensor:
     """Rows [start, start + count) of its first axis, as a view."""
     if not tensor.shape:
         return tensor
-    return replace(tensor, shape=(count, *tensor.shape[1:]), offset=tensor.offset + start * tensor.strides[0])
+    return tensor._replace(shape=(count, *tensor.shape[1:]), offset=tensor.offset + start * tensor.strides[0])
 
 
 @dataclass
