@@ -226,9 +226,8 @@ def conversions(made: dict[str, Path], folder: Path, runs: int) -> Iterator[Tabl
             jobs += list(ways(name, path, folder, out))
         if name == LARGEST:
             shown = shlex.join(map(str, convert(path, out, "hf", "--no-receipt")))
-            jobs.append(
-                Job("the same in a terminal, with its progress bar", ["script", "-qec", shown, os.devnull], out)
-            )
+            told = "convert to hf, no receipt, in a terminal with its progress bar"
+            jobs.append(Job(told, ["script", "-qec", shown, os.devnull], out))
         measured(table, Job("floor: cp", ["cp", model, copy], copy), jobs, runs)
         yield table
 
