@@ -46,8 +46,8 @@ def odd_keys(keys: Sequence[str]) -> tuple[OddKeys, ...]:
     left behind, or that are there under a prefix and without it."""
     found = [
         ("control or invisible characters", [key for key in keys if not key.isprintable()]),
-        ("blanks", [key for key in keys if key.isprintable() and " " in key]),
-        ("characters outside of ASCII", [key for key in keys if key.isprintable() and not key.isascii()]),
+        ("blanks", [key for key in keys if " " in key and key.isprintable()]),
+        ("characters outside of ASCII", [key for key in keys if not key.isascii() and key.isprintable()]),
         ("an empty part", [key for key in keys if ".." in f".{key}."]),
         ("equal but for upper and lower case", _equal_but_for_case(keys)),
         *_left_behind(keys),
@@ -57,6 +57,8 @@ def odd_keys(keys: Sequence[str]) -> tuple[OddKeys, ...]:
 
 
 def _equal_but_for_case(keys: Sequence[str]) -> list[str]:
+    if len({key.casefold() for key in keys}) == len(keys):
+        return []
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(key.casefold(), []).append(key)

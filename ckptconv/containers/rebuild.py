@@ -98,7 +98,8 @@ def _v1(args: tuple[Node, ...]) -> Node:
 
 def _v2(args: tuple[Node, ...]) -> Node:
     """_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])"""
-    return _typed(args) if len(args) in (6, 7) and not _lazy_bits(args[6:]) else None
+    plain = len(args) == 6 or (len(args) == 7 and not _lazy_bits(args[6:]))
+    return _typed(args) if plain else None
 
 
 def _v3(args: tuple[Node, ...]) -> Node:
