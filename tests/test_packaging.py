@@ -61,14 +61,3 @@ def test_both_ways_to_start_it():
     for command in starts:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, cwd=ROOT)
         assert done.stdout.startswith("ckptconv, version ")
-
-
-def test_every_command_has_an_example_in_its_help():
-    from click.testing import CliRunner
-
-    from ckptconv.cli import main
-
-    for words in ([], ["inspect"], ["convert"], ["tables"], ["tables", "list"], ["tables", "show"], ["tables", "lint"]):
-        shown = CliRunner().invoke(main, [*words, "--help"]).output
-        assert " ".join(["  ckptconv", *words]) in shown, words
-    assert "Exit codes" in CliRunner().invoke(main, ["--help"]).output

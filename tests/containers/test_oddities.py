@@ -101,6 +101,10 @@ def test_some_keys_under_the_prefix_of_data_parallel(part: str):
     assert found(keys) == {"some begin with `module.`, others don't": mixed}
 
 
+def test_parameters_are_no_modules():
+    assert found(["a.weight", "a.bias", "weight.x", "bias.x"]) == {}
+
+
 @pytest.mark.parametrize("prefix", ["model", "lf", "net"])
 def test_a_model_with_and_without_a_prefix(prefix: str):
     """As when two state dicts were merged, all of one and some of the other."""
