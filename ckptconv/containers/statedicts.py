@@ -48,7 +48,8 @@ def split(root: Node, path: Path, reading: Reading) -> tuple[dict[str, StateDict
 def check_sharing(pairs: list[Pair], path: Path) -> None:
     """Raises Unsafe where entries have so much in common that looking at each takes far longer than reading all."""
     values = tuple(value for _, value in pairs if type(value) in (Dict, List, Set, tuple, Call))
-    if _takes_longer(values, _VISITS) and _takes_longer(values, _TIMES * sum(1 for _ in walk(values))):
+    several = len(values) > 1
+    if several and _takes_longer(values, _VISITS) and _takes_longer(values, _TIMES * sum(1 for _ in walk(values))):
         raise Unsafe(
             f"{printable(str(path))} is refused as unsafe: its entries consist of the same values over and over", path
         )
@@ -101,14 +102,14 @@ def state_dict(pairs: list[Pair], entry: str, path: Path) -> tuple[dict[str, Ten
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Node] = {}
     for key, value in _named(pairs, f"the entry '{printable(entry)}'" if entry else "its state dict", path):
+        if type(value) is Tensor:
+            tensors[key] = value
+            continue
         reason = why_no_tensor(value) or _unknown_call(value)
         if reason is not None:
             where, name = printable(str(path)), printable(key)
             raise Unsupported(f"{where} is not supported: the tensor {name} is {reason}", path)
-        if type(value) is Tensor:
-            tensors[key] = value
-        else:
-            rest[f"{entry}.{key}" if entry else key] = value
+        rest[f"{entry}.{key}" if entry else key] = value
     return tensors, rest
 
 
