@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
 _WORKERS = 2
@@ -34,20 +35,53 @@ def ahead(pieces: Iterable[T], size: Callable[[T], int] = len) -> Iterator[T]:  
             yield from batch
 
 
-def mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map`, with the function on two cores; the items are made in this thread. A single item needs no other."""
-    items = iter(items)
-    first = list(islice(items, 2))
+def mapped(
+    function: Callable[[T], R], items: Iterable[T], size: Callable[[T], int] = lambda item: _BATCH
+) -> Iterator[R]:
+    """`map`, with the function on two cores; the items are made in this thread.
+
+    size: the bytes of an item; small ones are handed over together, and what is handed over at once needs no thread.
+    """
+    batches = _batches(iter(items), size)
+    first = list(islice(batches, 2))
     if len(first) < 2:
-        yield from map(function, first)
+        yield from map(function, chain.from_iterable(first))
         return
+
+    def results(batch: list[T]) -> list[R]:
+        return [function(item) for item in batch]
+
     with _pool(_WORKERS) as (pool, waiting):
-        for item in chain(first, items):
-            waiting.append(pool.submit(function, item))
+        for batch in chain(first, batches):
+            waiting.append(pool.submit(results, batch))
             if len(waiting) > _WAITING:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
+
+
+def grouped(
+    function: Callable[[T], R],
+    groups: Iterable[Iterable[T]],
+    size: Callable[[T], int],
+    done: Callable[[int], None] = lambda count: None,
+) -> Iterator[list[R]]:
+    """For each group, which has at least one item, the results of its items; with the function on two cores.
+
+    size: the bytes of an item. done(bytes) is called in this thread for each item that is done.
+    """
+
+    def result(numbered: tuple[int, T]) -> tuple[int, int, R]:
+        number, item = numbered
+        return number, size(item), function(item)
+
+    items = ((number, item) for number, group in enumerate(groups) for item in group)
+    for _, found in groupby(mapped(result, items, lambda numbered: size(numbered[1])), itemgetter(0)):
+        results = []
+        for _, count, each in found:
+            done(count)
+            results.append(each)
+        yield results
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptconv.parallel import ahead, mapped
+from ckptconv.parallel import ahead, grouped, mapped
 
 
 @given(st.lists(st.binary(max_size=1 << 12), max_size=2000))
@@ -119,3 +119,22 @@ def test_what_nobody_wants_any_more_is_not_made():
 
 def test_a_single_item_needs_no_thread():
     assert list(mapped(lambda _: threading.current_thread(), [0])) == [threading.main_thread()]
+
+
+@given(st.lists(st.integers(0, 3 << 20), max_size=60))
+def test_small_items_are_handed_over_together(sizes: list[int]):
+    assert list(mapped(str, sizes, int)) == [str(size) for size in sizes]
+
+
+def test_what_is_handed_over_at_once_needs_no_thread():
+    threads = list(mapped(lambda _: threading.current_thread(), range(100), lambda _: 1000))
+    assert set(threads) == {threading.main_thread()}
+    threads = list(mapped(lambda _: threading.current_thread(), range(100), lambda _: 1 << 19))
+    assert threading.main_thread() not in threads
+
+
+@given(st.lists(st.lists(st.integers(0, 3 << 20), min_size=1, max_size=5), max_size=20))
+def test_results_come_by_group(groups: list[list[int]]):
+    done: list[int] = []
+    assert list(grouped(str, groups, int, done.append)) == [[str(size) for size in group] for group in groups]
+    assert done == [size for group in groups for size in group]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from ckptconv.commands.difference import Alone, Compared, Difference, Pair, Renamed, Tied, layers_of
 from ckptconv.containers.checkpoint import Tensor
@@ -19,7 +19,8 @@ from ckptconv.keys import is_index
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
-from ckptconv.values.compare import Comparison, Tolerance, compare
+from ckptconv.values.compare import Comparison, Tolerance, comparisons
+from ckptconv.values.elements import RUN, Elements
 
 Progress = Callable[[int, int], None]
 
@@ -95,36 +96,41 @@ class _Values:
     """Reads what is to be compared, each pair of tensors once, and tells how far it is."""
 
     def __init__(self, aligned: Aligned, a: Reader, b: Reader, tolerance: Tolerance | None, progress: Progress) -> None:
-        self._aligned, self._a, self._b, self._tolerance, self._progress = aligned, a, b, tolerance, progress
-        self._found: dict[object, Comparison] = {}
+        self._sides, self._tolerance, self._progress = ((aligned.a, a), (aligned.b, b)), tolerance, progress
         both = [pair for pair in (*aligned.pairs.values(), *aligned.made.values()) if pair[0].shape == pair[1].shape]
-        unique = {_identity(*pair): pair for pair in both}.values()
+        self._pairs = {_identity(*pair): pair for pair in both}
         self._candidates = _candidates(aligned)
         hashed = [tensor for side in self._candidates for tensor in side.values()]
-        for number, side in enumerate((aligned.a, aligned.b)):
-            read = {tensor for pair in unique for tensor in _tensors(side, pair[number])}
+        for number, (side, _) in enumerate(self._sides):
+            read = {tensor for pair in self._pairs.values() for tensor in _tensors(side, pair[number])}
             check_growth(side.checkpoint, read | set(self._candidates[number].values()))
-        self._total = sum(view.nbytes for pair in unique for view in pair) + sum(tensor.nbytes for tensor in hashed)
+        self._total = sum(view.nbytes for pair in self._pairs.values() for view in pair)
+        self._total += sum(tensor.nbytes for tensor in hashed)
         self._done = 0
 
     def compare(self, left: View, right: View) -> Comparison | None:
         """None where the shapes differ."""
-        if left.shape != right.shape:
-            return None
-        identity = _identity(left, right)
-        if identity not in self._found:
-            chunks_a = self._counted(self._aligned.a.chunks(left, self._a))
-            chunks_b = self._counted(self._aligned.b.chunks(right, self._b))
-            self._found[identity] = compare(chunks_a, left.dtype, chunks_b, right.dtype, self._tolerance)
-        return self._found[identity]
+        return self._found[_identity(left, right)] if left.shape == right.shape else None
+
+    @cached_property
+    def _found(self) -> Mapping[object, Comparison]:
+        """All pairs, read when the first is asked for."""
+        elements = (self._elements(*pair) for pair in self._pairs.values())
+        return dict(zip(self._pairs, comparisons(elements, self._tolerance, self._count), strict=True))
+
+    def _elements(self, left: View, right: View) -> tuple[Elements, Elements]:
+        (a, reads_a), (b, reads_b) = self._sides
+        return (
+            Elements(left.dtype, a.runs(left, reads_a, RUN)),
+            Elements(right.dtype, b.runs(right, reads_b, RUN)),
+        )
 
     def renamed(self) -> Iterator[Renamed]:
         """Keys of one side alone that hold the same bytes as one of the other side alone. Where several do, those with
         the same numbers and last part go together first, then as they come."""
-        readers = (self._a, self._b)
         before, after = (
-            {key: self._digest(tensor, reader) for key, tensor in side.items()}
-            for side, reader in zip(self._candidates, readers, strict=True)
+            {key: self._digest(tensor, reader) for key, tensor in tensors.items()}
+            for tensors, (_, reader) in zip(self._candidates, self._sides, strict=True)
         )
         for place in (_place, lambda key: None):
             waiting: dict[object, deque[str]] = {}
@@ -138,15 +144,14 @@ class _Values:
 
     def _digest(self, tensor: Tensor, reader: Reader) -> object:
         digest = blake2b(digest_size=20)
-        for chunk in self._counted(reader.chunks(tensor)):
+        for chunk in reader.chunks(tensor):
             digest.update(chunk)
+            self._count(len(chunk))
         return tensor.dtype, tensor.shape, digest.digest()
 
-    def _counted(self, chunks: Iterable[Any]) -> Iterator[Any]:
-        for chunk in chunks:
-            yield chunk
-            self._done += len(chunk)
-            self._progress(self._done, self._total)
+    def _count(self, count: int) -> None:
+        self._done += count
+        self._progress(self._done, self._total)
 
 
 def _place(key: str) -> object:

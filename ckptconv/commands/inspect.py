@@ -206,23 +206,21 @@ def _measured(
 ) -> list[TensorInfo]:
     """The infos with statistics; what is tied is read once."""
     from ckptconv.containers.read import Reader, check_growth
-    from ckptconv.values.stats import stats
+    from ckptconv.values.elements import elements_of
+    from ckptconv.values.stats import statistics
 
     distinct = dict.fromkeys(tensors.values())
     check_growth(checkpoint, distinct)
     done, total = 0, sum(tensor.nbytes for tensor in distinct)
-    measured: dict[Tensor, Stats] = {}
 
-    def told(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def count(more: int) -> None:
         nonlocal done
-        for chunk in chunks:
-            yield chunk
-            done += len(chunk)
-            progress(done, total)
+        done += more
+        progress(done, total)
 
     with Reader(checkpoint) as reader:
-        for tensor in distinct:
-            measured[tensor] = stats(told(reader.chunks(tensor)), tensor.dtype)
+        found = statistics((elements_of(tensor, reader) for tensor in distinct), count)
+        measured = dict(zip(distinct, found, strict=True))
     return [info._replace(stats=measured[tensors[info.key]]) for info in infos]
 
 

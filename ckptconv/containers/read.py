@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, reduce
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
 
-from isal.isal_zlib import crc32
+from isal.isal_zlib import crc32, crc32_combine
 
 from ckptconv.containers.checkpoint import Checkpoint, Storage, Tensor
 from ckptconv.containers.files import Source, Stamp, stored_on_disk
@@ -22,8 +25,16 @@ _GROWTH, _GROWTH_FREE = 64, 256 << 20
 _OPEN_LIMIT = 200  # files; systems allow 256 and more
 
 
+class Run(NamedTuple):
+    """Some of a tensor's bytes, one after the other: how many, and what reads them in pieces, in any thread."""
+
+    nbytes: int
+    chunks: Callable[[], Iterator[bytes]]
+
+
 class Reader:
-    """Reads tensors of one or more opened checkpoints; a context manager, every file is opened once.
+    """Reads tensors of one or more opened checkpoints; a context manager, every file is opened once. Several threads
+    may read at the same time.
 
     Raises Damaged if a file was changed since its checkpoint was opened, ends too early, or if a zip record's checksum
     is wrong (verified the first time that any of the record is read).
@@ -34,6 +45,7 @@ class Reader:
         self._sources: dict[Path, Source] = {}
         self._verified: set[Storage] = set()
         self._inflated: dict[Storage, bytes] = {}
+        self._lock = Lock()
         keep_freed()
 
     def __enter__(self) -> Reader:
@@ -55,14 +67,26 @@ class Reader:
             raise ValueError(f"bytes {start} to {stop} of a tensor of {tensor.nbytes}")
         if start == stop:
             return
-        source = self._source(tensor.storage.path)
-        if tensor.contiguous and not (tensor.storage.swap and tensor.dtype.itemsize > 1):
-            first = tensor.offset * tensor.dtype.itemsize
-            yield from self._run(tensor.storage, first + start, first + stop)
-        else:
-            self._verify(tensor.storage)
-            yield from self._gathered(tensor, start, stop)
-        self._source(source.path).check_unchanged(self._stamps.get(source.path))
+        if _as_stored(tensor):
+            yield from self._run(tensor, start, stop)
+            return
+        self._verify(tensor.storage)
+        yield from self._gathered(tensor, start, stop)
+        self._unchanged(tensor.storage.path)
+
+    def runs(self, tensor: Tensor, size: int) -> list[Run]:
+        """All bytes of the tensor as runs of `size` bytes, the last one of what is left, to be read in several threads.
+
+        At least one; a tensor that isn't stored as it would be written is one run of all its bytes. A checksum is
+        verified by whoever reads the last run.
+        """
+        storage = tensor.storage
+        plain = _as_stored(tensor) and storage.deflated is None and storage.latin1 is None and not storage.parts
+        if not plain or tensor.nbytes <= size:
+            return [Run(tensor.nbytes, partial(self.chunks, tensor))]
+        checksum = _Checksum(storage.nbytes) if tensor.nbytes == storage.nbytes else None
+        ends = ((start, min(start + size, tensor.nbytes)) for start in range(0, tensor.nbytes, size))
+        return [Run(stop - start, partial(self._run, tensor, start, stop, checksum)) for start, stop in ends]
 
     def read(self, tensor: Tensor) -> bytes:
         """All bytes of a tensor; for small ones."""
@@ -77,14 +101,18 @@ class Reader:
         return _same(self.chunks(a), self.chunks(b))
 
     def _source(self, path: Path) -> Source:
-        source = self._sources.get(path)
-        if source is None:
-            while len(self._sources) >= _OPEN_LIMIT:
-                self._sources.pop(next(iter(self._sources))).close()
-            source = Source(path)
+        with self._lock:
+            source = self._sources.pop(path, None)
+            if source is None:
+                while len(self._sources) >= _OPEN_LIMIT:  # the one that nobody has used for longest
+                    self._sources.pop(next(iter(self._sources))).close()
+                self._sources[path] = source = Source(path)
+                source.check_unchanged(self._stamps.get(path))
             self._sources[path] = source
-            source.check_unchanged(self._stamps.get(path))
-        return source
+            return source
+
+    def _unchanged(self, path: Path) -> None:
+        self._source(path).check_unchanged(self._stamps.get(path))
 
     def _bytes(self, storage: Storage, start: int, count: int) -> bytes:
         """Bytes of a storage, wherever they lie."""
@@ -94,12 +122,17 @@ class Reader:
             return spelt_bytes(self._source(storage.path), storage)[start : start + count]
         if storage.deflated is None:
             return self._source(storage.path).read(storage.start + start, count)
-        if storage not in self._inflated:
-            source = self._source(storage.path)
-            while len(self._inflated) > 1:  # two are compared piece by piece
-                del self._inflated[next(iter(self._inflated))]
-            self._inflated[storage] = inflate(source, source.read(storage.start, storage.deflated), storage.nbytes)
-        return self._inflated[storage][start : start + count]
+        return self._whole(storage, storage.deflated)[start : start + count]
+
+    def _whole(self, storage: Storage, packed: int) -> bytes:
+        """All bytes of a deflated storage of `packed` bytes; the last two are kept, to be compared piece by piece."""
+        source = self._source(storage.path)
+        with self._lock:
+            if storage not in self._inflated:
+                while len(self._inflated) > 1:
+                    del self._inflated[next(iter(self._inflated))]
+                self._inflated[storage] = inflate(source, source.read(storage.start, packed), storage.nbytes)
+            return self._inflated[storage]
 
     def _joined(self, storage: Storage, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a storage in several parts."""
@@ -111,20 +144,28 @@ class Reader:
             before += part.nbytes
         return b"".join(pieces)
 
-    def _run(self, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes [start, stop) of a storage; its checksum is computed on the way where they are all of it."""
-        unverified = storage.crc32 is not None and storage not in self._verified
-        on_the_way = unverified and (start, stop) == (0, storage.nbytes)
-        if unverified and not on_the_way:
+    def _run(self, tensor: Tensor, start: int, stop: int, checksum: _Checksum | None = None) -> Iterator[bytes]:
+        """Bytes [start, stop) of a tensor that lies in its storage as it is.
+
+        checksum: where others read the rest of the storage. Without it, the storage's checksum is computed on the way
+        where these are all of its bytes, and else first.
+        """
+        storage, first = tensor.storage, tensor.offset * tensor.dtype.itemsize
+        if storage.crc32 is None or storage in self._verified:
+            checksum = None
+        elif stop - start == storage.nbytes:
+            checksum = _Checksum(storage.nbytes)
+        elif checksum is None:
             self._verify(storage)
         crc = 0
-        for at in range(start, stop, PIECE):
-            piece = self._bytes(storage, at, min(PIECE, stop - at))
-            if on_the_way:
+        for at in range(first + start, first + stop, PIECE):
+            piece = self._bytes(storage, at, min(PIECE, first + stop - at))
+            if checksum:
                 crc = crc32(piece, crc)
             yield piece
-        if on_the_way:
-            self._check(storage, crc)
+        if checksum and (whole := checksum.added(start, stop, crc)) is not None:
+            self._check(storage, whole)
+        self._unchanged(storage.path)
 
     def _verify(self, storage: Storage) -> None:
         """One pass over the whole storage, unless it was made before."""
@@ -162,6 +203,28 @@ class Reader:
             for at in range(0, len(data), PIECE):
                 yield bytes(data[at : at + PIECE])
             del made, data  # before the next box is made
+
+
+class _Checksum:
+    """The CRC-32 of `nbytes` bytes, of which several threads read some each."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._lock = Lock()
+        self._found: dict[int, tuple[int, int]] = {}
+
+    def added(self, start: int, stop: int, crc: int) -> int | None:
+        """The checksum of all bytes, now that those of [start, stop) is known; None while others are missing."""
+        with self._lock:
+            self._found[start] = crc, stop - start
+            if sum(count for _, count in self._found.values()) < self._nbytes:
+                return None
+            return reduce(lambda whole, at: crc32_combine(whole, *self._found[at]), sorted(self._found), 0)
+
+
+def _as_stored(tensor: Tensor) -> bool:
+    """Whether its bytes lie in the storage as they would be written."""
+    return tensor.contiguous and not (tensor.storage.swap and tensor.dtype.itemsize > 1)
 
 
 def _same(left: Iterator[bytes], right: Iterator[bytes]) -> bool:

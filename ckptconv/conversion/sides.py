@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
-from typing import Any
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict, Tensor
-from ckptconv.containers.read import Reader
+from ckptconv.containers.read import Reader, Run
 from ckptconv.conversion.cast import Overflow
 from ckptconv.conversion.stream import stream
 from ckptconv.dtypes import DType
@@ -62,11 +62,12 @@ class Side:
     absent: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
-    def chunks(self, view: View, reader: Reader) -> Iterator[Any]:
-        """The bytes of one of its views, contiguous and little-endian, in pieces of at most a few MiB."""
+    def runs(self, view: View, reader: Reader, elements: int) -> list[Run]:
+        """The bytes of one of its views, contiguous and little-endian, in runs of so many elements where they lie in
+        the file like that, else in one."""
         if isinstance(view.source, Tensor):
-            return reader.chunks(view.source)
-        return stream(view.source, self.tensors, reader, Overflow())
+            return reader.runs(view.source, elements * view.dtype.itemsize)
+        return [Run(view.nbytes, partial(stream, view.source, self.tensors, reader, Overflow()))]
 
 
 @dataclass(frozen=True)

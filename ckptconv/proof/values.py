@@ -11,7 +11,8 @@ from ckptconv.containers.checkpoint import StateDict, Tensor
 from ckptconv.containers.read import Reader
 from ckptconv.dtypes import BY_NAME, FLOATS, DType
 from ckptconv.tables.expand import Slot
-from ckptconv.values.compare import Comparison, compare, numbers
+from ckptconv.values.compare import Comparison, compare, comparisons, numbers
+from ckptconv.values.elements import elements_of
 
 _PIECE = 1 << 20
 
@@ -51,12 +52,14 @@ class Values:
         return self._known[identity]
 
     def _judge(self, source: Tensor, target: Tensor, added: Tensor | None) -> tuple[str, str]:
-        theirs = self._counted(self.reader.chunks(target))
         if added is not None:
+            theirs = self._counted(self.reader.chunks(target))
             wide = BY_NAME["F64" if "F64" in (source.dtype.name, added.dtype.name) else "F32"]
             sums = compare(self._sums(source, added, wide), wide, theirs, target.dtype)
             return _verdict(sums, target, "folded", target.dtype == wide)
-        found = compare(self.reader.chunks(source), source.dtype, theirs, target.dtype)
+        pair = elements_of(source, self.reader), elements_of(target, self.reader)
+        (found,) = comparisons([pair])
+        self.progress(target.nbytes)
         same = source.dtype == target.dtype
         return _verdict(found, target, "equal" if same else "cast", same)
 

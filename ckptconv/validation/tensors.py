@@ -12,7 +12,8 @@ from ckptconv.tables.expressions import evaluate
 from ckptconv.text import printable
 from ckptconv.validation.findings import Finding, found
 from ckptconv.validation.subject import Subject
-from ckptconv.values.stats import Stats, stats
+from ckptconv.values.elements import elements_of
+from ckptconv.values.stats import Stats, statistics
 
 _SHOWN = 6
 _FP16_MAX = 65504.0
@@ -63,21 +64,24 @@ def some(names: Iterable[str]) -> str:
 def values(subject: Subject, reader: Reader, progress: Progress) -> Iterator[Finding]:
     """NaN, infinities, and what fp16 can't hold; reads every byte."""
     shared = shared_views(subject.state_dict)
-    tensors = {key: tensor for key, tensor in subject.state_dict.items() if key not in shared}
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    done = 0
+    named = ((key, tensor) for key, tensor in subject.state_dict.items() if key not in shared)
+    tensors = {key: tensor for key, tensor in named if tensor.dtype in FLOATS}
+    done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
+
+    def read(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
     broken: dict[str, list[tuple[str, int]]] = {"nan": [], "inf": []}
     large: list[tuple[str, float]] = []
-    for key, tensor in tensors.items():
-        if tensor.dtype in FLOATS:
-            seen = stats(reader.chunks(tensor), tensor.dtype)
-            for kind, listed in broken.items():
-                if getattr(seen, kind):
-                    listed.append((key, getattr(seen, kind)))
-            if tensor.dtype.name != "F16" and _largest(seen) > _FP16_MAX:
-                large.append((key, _largest(seen)))
-        done += tensor.nbytes
-        progress(done, total)
+    measured = statistics((elements_of(tensor, reader) for tensor in tensors.values()), read)
+    for (key, tensor), seen in zip(tensors.items(), measured, strict=True):
+        for kind, listed in broken.items():
+            if getattr(seen, kind):
+                listed.append((key, getattr(seen, kind)))
+        if tensor.dtype.name != "F16" and _largest(seen) > _FP16_MAX:
+            large.append((key, _largest(seen)))
     for kind, code in (("nan", "NAN_VALUES"), ("inf", "INF_VALUES")):
         if broken[kind]:
             shown = some(f"{key} ({count:,})" for key, count in broken[kind])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from math import inf, isfinite, sqrt
 from typing import Any
 
+from ckptconv.containers.read import Run
 from ckptconv.dtypes import FLOATS, DType
-from ckptconv.parallel import mapped
+from ckptconv.parallel import grouped
+from ckptconv.values.elements import Elements, side_by_side
 
-_PIECE = 1 << 20  # bytes that are compared at a time, as many as readers give
-_BLOCK = 1 << 16  # elements whose numbers are looked at together: they stay in the cache
-_ROW = 1 << 10  # products that are summed in their own precision; the sums are added in float64
+_PIECE = 1 << 20  # bytes that are compared at a time, as many as readers give: two threads need long calls of numpy
+_FIRST = 1 << 10  # bytes that already tell most pieces apart
+_ROW = 1 << 12  # products that are summed in their own precision; the sums are added in float64
 _SMALL = 1e-30  # a smaller sum of squares may have lost some of them in float32
 _LARGE = 1e300
+_OPPOSITE = 2.0  # |a - b| / max(|a|, |b|) of a and -a: there is no larger one
 _FLOAT8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 _INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL", "U16", "U32", "U64"})
 _EXACT = frozenset({"I64", "U64", "integers"})
@@ -88,20 +92,23 @@ def compare(
     tolerance: None where none was stated; then what isn't `equal` differs. It doesn't apply to integers and bools,
     which are compared exactly. Memory: a few MiB. Raises ValueError for tensors of different sizes.
     """
-    common = common_type(a_dtype, b_dtype)
-    total = _Tally(a_dtype, b_dtype, common, tolerance)
-    elements = _PIECE // max(a_dtype.itemsize, b_dtype.itemsize)
-    pieces_a, pieces_b = _pieces(a, elements * a_dtype.itemsize), _pieces(b, elements * b_dtype.itemsize)
+    return _tally(a, a_dtype, b, b_dtype, tolerance).result()
 
-    def compared(pieces: tuple[Any, Any]) -> _Tally:
-        left, right = pieces
-        if len(left) * b_dtype.itemsize != len(right) * a_dtype.itemsize:
-            raise ValueError(f"tensors of different sizes: pieces of {len(left)} and {len(right)} bytes")
-        return total.fresh().add(left, right)
 
-    for tally in mapped(compared, zip(pieces_a, pieces_b, strict=True)):
-        total.merge(tally)
-    return total.result()
+def comparisons(
+    pairs: Iterable[tuple[Elements, Elements]],
+    tolerance: Tolerance | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Iterator[Comparison]:
+    """`compare` for each pair of tensors, on both cores. progress(bytes of both that were compared) for each run."""
+
+    def tally(job: tuple[tuple[DType, DType], tuple[Run, Run]]) -> _Tally:
+        dtypes, (a, b) = job
+        return _tally(a.chunks(), dtypes[0], b.chunks(), dtypes[1], tolerance)
+
+    jobs = ([((a.dtype, b.dtype), runs) for runs in side_by_side(a, b)] for a, b in pairs)
+    for tallies in grouped(tally, jobs, lambda job: sum(run.nbytes for run in job[1]), progress):
+        yield reduce(_Tally.merged, tallies).result()
 
 
 def common_type(a: DType, b: DType) -> str | None:
@@ -145,6 +152,17 @@ def _pieces(chunks: Iterable[Any], size: int) -> Iterator[Any]:
         yield held
 
 
+def _tally(a: Iterable[Any], a_dtype: DType, b: Iterable[Any], b_dtype: DType, tolerance: Tolerance | None) -> _Tally:
+    import numpy as np
+
+    tally = _Tally(a_dtype, b_dtype, common_type(a_dtype, b_dtype), tolerance)
+    count = _PIECE // max(a_dtype.itemsize, b_dtype.itemsize)
+    with np.errstate(all="ignore"):
+        for left, right in zip(_pieces(a, count * a_dtype.itemsize), _pieces(b, count * b_dtype.itemsize), strict=True):
+            tally.add(left, right)
+    return tally
+
+
 class _Tally:
     """What is counted and summed of pieces."""
 
@@ -157,14 +175,8 @@ class _Tally:
         self._max_rel = 0.0
         self._products = [0.0] * 4  # A with itself, B with itself, A with B, B - A with itself
 
-    def fresh(self) -> _Tally:
-        """One for the next pieces, which needn't look for a rounding that earlier ones rule out."""
-        other = _Tally(self._a, self._b, self._common, self._tolerance)
-        other._rounds = self._rounds
-        return other
-
-    def merge(self, other: _Tally) -> None:
-        """Add what was found in other pieces."""
+    def merged(self, other: _Tally) -> _Tally:
+        """This one, with what was found in other pieces added."""
         self._equal &= other._equal
         self._rounds = [target for target in self._rounds if target in other._rounds]
         self._changed += other._changed
@@ -174,30 +186,23 @@ class _Tally:
         self._max_abs = max(self._max_abs, other._max_abs)
         self._max_rel = max(self._max_rel, other._max_rel)
         self._products = [mine + theirs for mine, theirs in zip(self._products, other._products, strict=True)]
+        return self
 
-    def add(self, left: Any, right: Any) -> _Tally:
-        """Compare two pieces with the same elements; returns itself."""
-        import numpy as np
-
-        same = self._a == self._b and bytes(left) == bytes(right)
+    def add(self, left: Any, right: Any) -> None:
+        """Compare two pieces with the same elements. Raises ValueError if they have not."""
+        if len(left) * self._b.itemsize != len(right) * self._a.itemsize:
+            raise ValueError(f"tensors of different sizes: pieces of {len(left)} and {len(right)} bytes")
+        same = self._a == self._b and _same_bytes(left, right)
         self._equal &= same or self._a != self._b
         if self._common is None:
             self._equal &= same
-            return self
-        with np.errstate(all="ignore"):
-            x = numbers(left, self._a, self._common)
-            y = x if same else numbers(right, self._b, self._common)
-            if self._a != self._b:
-                self._rounds = self._still_round(left, right)
-                if bool((x == y).all()) if x.dtype == object else x.tobytes() == y.tobytes():
-                    y = x
-                self._equal &= y is x
-            if self._common in _EXACT:
-                x, y = self._integers(x, y)
-            for at in range(0, x.size, _BLOCK):
-                part = x[at : at + _BLOCK]
-                self._measure(part, part if y is x else y[at : at + _BLOCK])
-        return self
+            return
+        x = numbers(left, self._a, self._common)
+        y = x if same else numbers(right, self._b, self._common)
+        if self._a != self._b:
+            self._rounds = self._still_round(left, right)
+            self._equal = self._equal and _same_bits(x, y)
+        self._measure(*self._integers(x, y) if self._common in _EXACT else (x, y))
 
     def _still_round(self, left: Any, right: Any) -> list[DType]:
         """The dtypes in which both sides are still bitwise equal."""
@@ -205,7 +210,7 @@ class _Tally:
         return [
             target
             for data, source, other, target in sides
-            if target in self._rounds and _raw(data, source).astype(_raw_type(target)).tobytes() == bytes(other)
+            if target in self._rounds and _same_bits(_raw(data, source).astype(_raw_type(target)), _raw(other, target))
         ]
 
     def _integers(self, x: Any, y: Any) -> tuple[Any, Any]:
@@ -228,23 +233,25 @@ class _Tally:
         """Adds what float or complex numbers say: in float64 where there are NaN or infinities, or squares are lost."""
         import numpy as np
 
-        products = _products(x, y)
+        gap = x[:0] if y is x else y - x
+        products = _products(x, y, gap)
+        largest = _largest_ratio if np.isrealobj(x) else _largest_ratio_anyhow
         own, other, _, change = products
         if not all(_SMALL < each < inf for each in ((own,) if y is x else (own, other, change))):
-            wide = "c16" if np.iscomplexobj(x) else "f8"
+            wide, largest = "c16" if np.iscomplexobj(x) else "f8", _largest_ratio_anyhow
             x, y = self._set_aside(x.astype(wide), y.astype(wide))
-            products = _products(x, y)
+            gap = y - x
+            products = _products(x, y, gap)
         self._products = [total + more for total, more in zip(self._products, products, strict=True)]
         if y is x or (not products[3] and np.array_equal(x, y)):
             return
-        gap = np.abs(y - x)
-        sizes = np.maximum(np.abs(x), np.abs(y))
-        parts = np.divide(gap, sizes, out=np.zeros_like(gap), where=sizes > 0)
-        self._max_rel = max(self._max_rel, min(float(parts.max()), 2.0))
+        gap = np.abs(gap)
+        if self._max_rel < _OPPOSITE:
+            self._max_rel = max(self._max_rel, largest(x, y, gap))
         if self._common in _EXACT:
             return
         self._max_abs = max(self._max_abs, float(gap.max()))
-        self._changed += int(np.count_nonzero(gap))
+        self._changed += int(np.count_nonzero(gap != 0))
         if self._tolerance is not None:
             wide = "c16" if np.iscomplexobj(x) else "f8"
             off, size = np.abs(y.astype(wide) - x.astype(wide)), np.abs(y.astype(wide))
@@ -291,13 +298,10 @@ class _Tally:
         return "close" if self._tolerance is not None and not off else "differ"
 
 
-def _products(x: Any, y: Any) -> list[float]:
+def _products(x: Any, y: Any, gap: Any) -> list[float]:
     """Of A with itself, B with itself, A with B, and B - A with itself."""
     own = _product(x, x)
-    if y is x:
-        return [own, own, own, 0.0]
-    gap = y - x
-    return [own, _product(y, y), _product(x, y), _product(gap, gap)]
+    return [own, own, own, 0.0] if y is x else [own, _product(y, y), _product(x, y), _product(gap, gap)]
 
 
 def _product(x: Any, y: Any) -> float:
@@ -306,6 +310,47 @@ def _product(x: Any, y: Any) -> float:
     whole = x.size // _ROW * _ROW
     rows = np.matmul(x[:whole].conj().reshape(-1, 1, _ROW), y[:whole].reshape(-1, _ROW, 1))
     return float(rows.real.sum(dtype="f8")) + float(np.vdot(x[whole:], y[whole:]).real)
+
+
+def _largest_ratio(x: Any, y: Any, gap: Any) -> float:
+    """max |a - b| / max(|a|, |b|) of real numbers that are not huge; 0 / 0 is none.
+
+    As max(|a|, |b|) = (|a + b| + |a - b|) / 2, it is the largest where |a - b| / |a + b| is.
+    """
+    import numpy as np
+
+    ratios = x + y
+    np.divide(gap, ratios, out=ratios)
+    most = max(float(np.fmax.reduce(ratios)), -float(np.fmin.reduce(ratios)))
+    return 2 / (1 + 1 / most) if most else 0.0
+
+
+def _largest_ratio_anyhow(x: Any, y: Any, gap: Any) -> float:
+    """The same for complex numbers, and such whose sums may be infinite; at most 2."""
+    import numpy as np
+
+    sizes = np.maximum(np.abs(x), np.abs(y))
+    np.maximum(sizes, np.finfo(sizes.dtype).smallest_subnormal, out=sizes)  # 0 / 0 is none
+    return min(float(np.divide(gap, sizes, out=sizes).max()), _OPPOSITE)
+
+
+def _same_bytes(left: Any, right: Any) -> bool:
+    """Whether two pieces are equal; the most by numpy, during whose work other threads go on."""
+    import numpy as np
+
+    if bytes(left[:_FIRST]) != bytes(right[:_FIRST]):
+        return False
+    end = len(left) // 8 * 8
+    x, y = (np.frombuffer(each, "u8", end // 8) for each in (left, right))
+    return bytes(left[end:]) == bytes(right[end:]) and np.array_equal(x, y)
+
+
+def _same_bits(x: Any, y: Any) -> bool:
+    """Whether two arrays of one type hold the same bits, or the same integers of any size."""
+    import numpy as np
+
+    bits = f"u{min(x.itemsize, 8)}"
+    return bool((x == y).all()) if x.dtype == object else np.array_equal(x.view(bits), y.view(bits))
 
 
 def _cosine(own: float, other: float, both: float) -> float | None:

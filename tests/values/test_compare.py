@@ -15,7 +15,9 @@ from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.read import Reader
 from ckptconv.dtypes import BY_NAME, BY_TORCH
 from ckptconv.values import compare as module
-from ckptconv.values.compare import Comparison, Tolerance, common_type, compare
+from ckptconv.values import elements
+from ckptconv.values.compare import Comparison, Tolerance, common_type, compare, comparisons
+from ckptconv.values.elements import Elements, elements_of
 
 FLOATS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz"]
 FLOATS += ["float8_e5m2fnuz"]
@@ -263,6 +265,51 @@ def test_strided_tensors_from_real_files(tmp_path: Path, view: torch.Tensor, cha
     gap = (view.double() - other.double()).abs().max()
     assert found.max_abs == pytest.approx(float(gap), rel=1e-6)
     assert (found.status == "equal") == (raw(view) == raw(other))
+
+
+@pytest.mark.parametrize("other", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_many_tensors_at_once_are_compared_as_each_alone(
+    other: str, turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In runs of elements, by two threads; with a tensor among them that one side must gather."""
+    monkeypatch.setattr(elements, "RUN", 1000)
+    torch.manual_seed(0)
+    a = {f"{size}": torch.randn(size) for size in (0, 1, 999, 1000, 1001, 5000, 700_000)}
+    a["square"] = torch.randn(90, 90)
+    b = {key: (tensor + 1e-3 * (len(key) % 2)).to(getattr(torch, other)) for key, tensor in a.items()}
+    b["square"] = b["square"].t().contiguous().t()
+    b["5000"][4321] = float("nan")
+    torch.save(a, tmp_path / "a.pt")
+    torch.save(b, tmp_path / "b.pt")
+    opened = [open_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")]
+    told: list[int] = []
+    with Reader(*opened) as reader:
+
+        def both(key: str) -> tuple[Elements, Elements]:
+            pair = [elements_of(each.entries[""][key], reader) for each in opened]
+            return (pair[1], pair[0]) if turned else (pair[0], pair[1])
+
+        assert [len(side.runs) for side in both("5000")] == [5, 5]
+        found = dict(zip(a, comparisons(map(both, a), Tolerance(1e-6), told.append), strict=True))
+    for key, comparison in found.items():
+        alone = run(b[key], a[key], Tolerance(1e-6)) if turned else run(a[key], b[key], Tolerance(1e-6))
+        assert comparison.status == alone.status
+        assert comparison.rounded_to == alone.rounded_to
+        assert (comparison.changed, comparison.max_abs) == (alone.changed, alone.max_abs)
+        assert (comparison.nan_mismatches, comparison.max_rel) == (alone.nan_mismatches, pytest.approx(alone.max_rel))
+        assert comparison.distance == pytest.approx(alone.distance, rel=1e-6)
+    assert found["5000"].nan_mismatches == 1
+    assert sum(told) == sum(tensor.nbytes + b[key].nbytes for key, tensor in a.items())
+
+
+def test_tensors_that_hold_nothing_else_than_one_bit(tmp_path: Path):
+    """Anywhere in a piece, where the bytes before and after it are equal."""
+    a = torch.zeros(1 << 17)
+    for place in (0, 255, 256, (1 << 17) - 1):
+        b = a.clone()
+        b[place] = -0.0
+        assert (run(a, b).status, run(a, b).changed) == ("differ", 0)
 
 
 def test_every_pair_of_dtypes_has_a_common_type_or_is_compared_by_bytes():

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.read import Reader
 from ckptconv.dtypes import BY_NAME, BY_TORCH, DType
-from ckptconv.values.stats import Stats, stats
+from ckptconv.values import elements
+from ckptconv.values.elements import elements_of
+from ckptconv.values.stats import Stats, statistics, stats
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = [
@@ -246,6 +248,34 @@ def test_every_dtype_there_is_has_an_answer():
         assert found.count == 1
         assert (found.mean is None) == bool(found.unsupported)
         assert stats([], dtype) == Stats(0, None, None, None, None, 0, 0, 0)
+
+
+def test_many_tensors_at_once_are_measured_as_each_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In runs of elements, by two threads."""
+    monkeypatch.setattr(elements, "RUN", 1000)
+    torch.manual_seed(0)
+    state = {f"{size}": torch.randn(size) for size in (0, 1, 999, 1001, 700_000)}
+    state |= {
+        "ids": torch.arange(5000),
+        "half": torch.randn(4000).half(),
+        "complex": torch.zeros(9, dtype=torch.cfloat),
+    }
+    state["999"][5] = float("nan")
+    torch.save(state, tmp_path / "x.pt")
+    opened = open_checkpoint(tmp_path / "x.pt")
+    told: list[int] = []
+    with Reader(opened) as reader:
+        tensors = opened.entries[""]
+        assert len(elements_of(tensors["ids"], reader).runs) == 5
+        measured = statistics((elements_of(tensor, reader) for tensor in tensors.values()), told.append)
+        for key, found in zip(tensors, measured, strict=True):
+            alone = stats(reader.chunks(tensors[key]), tensors[key].dtype)
+            assert (found.count, found.min, found.max, found.nan) == (alone.count, alone.min, alone.max, alone.nan)
+            assert (found.unsupported, found.zeros) == (alone.unsupported, alone.zeros)
+            assert (found.mean is None) == (alone.mean is None)
+            if alone.mean is not None:
+                assert (found.mean, found.std) == pytest.approx((alone.mean, alone.std), rel=1e-9, abs=1e-12)
+    assert sum(told) == sum(tensor.nbytes for tensor in state.values())
 
 
 def test_a_few_chunks_are_held_at_a_time():
