@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ckptconv.arrays import converted, element_type
 from ckptconv.dtypes import BY_NAME, FLOATS, DType
 from ckptconv.errors import Unsupported
 from ckptconv.parallel import mapped
@@ -27,12 +28,13 @@ def cast(chunks: Iterable[Any], source: DType, target: DType, overflow: Overflow
 
     old, new = _numpy(source), _numpy(target)
     largest = _largest(target)
+    holds_all = largest >= _largest(source)
 
     def rounded(chunk: Any) -> tuple[memoryview, int]:
         values = np.frombuffer(chunk, dtype=old)
         with np.errstate(over="ignore", invalid="ignore"):
-            result = values.astype(new)
-            fits = -largest <= values.min() and values.max() <= largest  # not so with NaN either
+            result = converted(values, new)
+            fits = holds_all or (-largest <= values.min() and values.max() <= largest)  # not so with NaN either
         infinite = 0 if fits else int((np.isinf(result) & np.isfinite(values)).sum())
         return result.view(np.uint8).data, infinite
 
@@ -50,13 +52,13 @@ def add(chunks: Iterable[Any], dtype: DType, row: bytes, row_dtype: DType) -> tu
     import numpy as np
 
     wide = BY_NAME["F64" if "F64" in (dtype.name, row_dtype.name) else "F32"]
-    added = np.frombuffer(row, dtype=_numpy(row_dtype)).astype(_numpy(wide))
+    added = converted(np.frombuffer(row, dtype=_numpy(row_dtype)), _numpy(wide))
 
     def sums() -> Iterator[memoryview]:
         at = 0
         for chunk in chunks:
-            values = np.frombuffer(chunk, dtype=_numpy(dtype)).astype(_numpy(wide))
-            values += np.resize(np.roll(added, -at), values.size)
+            values = converted(np.frombuffer(chunk, dtype=_numpy(dtype)), _numpy(wide))
+            values = values + np.resize(np.roll(added, -at), values.size)
             at = (at + values.size) % added.size
             yield values.view(np.uint8).data
 
@@ -71,17 +73,12 @@ def _largest(dtype: DType) -> float:
 
 
 def _numpy(dtype: DType) -> Any:
-    import numpy as np
-
-    if dtype.name == "BF16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
+    """numpy's type. Raises Unsupported for others than floats."""
     if dtype not in FLOATS:
         raise Unsupported(
             f"{dtype} can't be cast or filled: expected one of {', '.join(sorted(d.name for d in FLOATS))}."
         )
-    return np.dtype({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype.name])
+    return element_type(dtype)
 
 
 def filled(value: float, count: int, dtype: DType) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from functools import reduce
 from math import inf, isfinite, sqrt
 from typing import Any
 
+from ckptconv.arrays import converted, element_type
 from ckptconv.containers.read import Run
 from ckptconv.dtypes import FLOATS, DType
 from ckptconv.parallel import grouped
@@ -200,18 +201,18 @@ class _Tally:
         x = numbers(left, self._a, self._common)
         y = x if same else numbers(right, self._b, self._common)
         if self._a != self._b:
-            self._rounds = self._still_round(left, right)
+            self._rounds = self._still_round(left, right) if self._rounds else []
             self._equal = self._equal and _same_bits(x, y)
         self._measure(*self._integers(x, y) if self._common in _EXACT else (x, y))
 
     def _still_round(self, left: Any, right: Any) -> list[DType]:
         """The dtypes in which both sides are still bitwise equal."""
-        sides = ((left, self._a, right, self._b), (right, self._b, left, self._a))
-        return [
-            target
-            for data, source, other, target in sides
-            if target in self._rounds and _same_bits(_raw(data, source).astype(_raw_type(target)), _raw(other, target))
-        ]
+        import numpy as np
+
+        left, right = np.frombuffer(left, element_type(self._a)), np.frombuffer(right, element_type(self._b))
+        pairs = {self._b: (left, right), self._a: (right, left)}
+        rounded = {dtype: converted(pairs[dtype][0], pairs[dtype][1].dtype) for dtype in self._rounds}
+        return [dtype for dtype in self._rounds if _same_bits(rounded[dtype], pairs[dtype][1])]
 
     def _integers(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Counts and compares integers exactly; returns them as float64, for the sums."""
@@ -366,26 +367,12 @@ def _may_round(source: DType, target: DType) -> bool:
 
 def numbers(data: Any, dtype: DType, common: str) -> Any:
     """The elements as numpy's `common`."""
-    raw = _raw(data, dtype)
-    if dtype.name == "BOOL":
-        raw = raw != 0
+    import numpy as np
+
     if dtype.name == "C32":
-        raw = raw.astype("f4").view("c8")
-    return raw.astype(_ARITHMETIC[common], copy=False)
-
-
-def _raw(data: Any, dtype: DType) -> Any:
-    import numpy as np
-
-    return np.frombuffer(data, dtype=_raw_type(dtype))
-
-
-def _raw_type(dtype: DType) -> Any:
-    """numpy's type of the elements: of a half complex one its halves, of a bool its byte."""
-    import numpy as np
-
-    if dtype.name == "BF16" or dtype.name in _FLOAT8:
-        import ml_dtypes
-
-        return np.dtype(getattr(ml_dtypes, dtype.torch))
-    return np.dtype({"BOOL": "u1", "C32": "<f2"}.get(dtype.name) or f"<{np.dtype(dtype.torch).str[1:]}")
+        raw = converted(np.frombuffer(data, "<f2"), np.dtype("f4")).view("c8")
+    elif dtype.name == "BOOL":
+        raw = np.frombuffer(data, "u1") != 0
+    else:
+        raw = np.frombuffer(data, element_type(dtype))
+    return converted(raw, np.dtype(_ARITHMETIC[common]))

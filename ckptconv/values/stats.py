@@ -8,6 +8,7 @@ from functools import reduce
 from math import hypot, isfinite, ldexp, sqrt
 from typing import Any, NamedTuple
 
+from ckptconv.arrays import converted, element_type
 from ckptconv.containers.read import Run
 from ckptconv.dtypes import DType
 from ckptconv.parallel import grouped
@@ -18,8 +19,6 @@ _Array = Any
 
 _BLOCK = 1 << 19  # bytes looked at together: enough for numpy, little enough for the cache
 _RUN = 1 << 13  # elements that are squared and summed up together
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
-_NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
 _PARTS = {"C32": "<f2", "C64": "<f4", "C128": "<f8"}
 # Powers of two whose squares, summed up, float64 holds without overflow or loss.
 _MODEST = 400
@@ -102,7 +101,7 @@ def _measure(dtype: DType) -> _Measure:
     """The function for blocks of that dtype."""
     if dtype.name in _PARTS:
         return lambda block: _complex(block, _PARTS[dtype.name])
-    known = _type(dtype)
+    known = element_type(dtype)
     if known is None:
         return lambda block: _bits(block, dtype.itemsize)
     return _Bytes(known) if dtype.itemsize == 1 else _Numbers(known)
@@ -112,20 +111,7 @@ def _unsupported(dtype: DType) -> str:
     """Why elements of that dtype have only counts; else ""."""
     if dtype.name in _PARTS:
         return "complex numbers have no order"
-    return f"{dtype} values are no numbers" if _type(dtype) is None else ""
-
-
-def _type(dtype: DType) -> Any:
-    """numpy's type of the elements, with the help of ml_dtypes; None where there is none."""
-    import numpy as np
-
-    if dtype.name in _NUMPY:
-        return np.dtype(_NUMPY[dtype.name])
-    if dtype.name != "BF16" and not dtype.name.startswith("F8"):
-        return None
-    import ml_dtypes
-
-    return np.dtype(getattr(ml_dtypes, dtype.torch))
+    return f"{dtype} values are no numbers" if element_type(dtype) is None else ""
 
 
 def _blocks(chunks: Iterable[Bytes]) -> Iterator[memoryview]:
@@ -176,9 +162,9 @@ class _Numbers:
         if values.size > self._wide.size:
             self._wide, self._flags = np.empty(values.size, "f8"), np.empty(values.size, "?")
         wide, flags = self._wide[: values.size], self._flags[: values.size]
-        np.copyto(wide, values)
         if values.itemsize == 2 and values.dtype.kind not in "iu":
-            values = wide  # numpy is slow with half floats
+            values = converted(values, np.dtype("f4"))  # numpy is slow with half floats
+        np.copyto(wide, values)
         zeros = int(np.count_nonzero(np.equal(values, 0, out=flags)))
         low, high = values.min().item(), values.max().item()  # NaN where there is any
         nan = inf = 0
