@@ -1,8 +1,10 @@
 """What the commands cost, measured beside what nothing can beat and beside what people use instead.
 
 The commands run as a user has them, installed in an environment of their own. Files of the real shapes are generated
-once. Every job runs in turn with its floor, several times, each a process of its own in a warm page cache; told are
-the medians, and the median of the ratios of neighbours, so that a machine that is busy for a while spoils both alike.
+once. Every job runs in turn with its floor, several times, each a process of its own in a warm page cache, after what
+others wrote has reached the disk; told are the medians, and the median of the ratios of neighbours, so that a machine
+that is busy for a while spoils both alike. `cp` leaves its copy in memory; ckptconv, as `cp, then sync`, is done when
+all is on the disk.
 Memory is the largest resident set, bytes are those that went through read and write calls (/proc/PID/io).
 """
 
@@ -146,6 +148,7 @@ def once(job: Job) -> Run:
         remove(job.made)
     command = [str(part) for part in job.command]
     quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    os.sync()
     start = time.perf_counter()
     pid = os.posix_spawnp(command[0], command, os.environ, file_actions=quiet)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -178,15 +181,15 @@ def in_turn(jobs: Sequence[Job], runs: int) -> list[list[Run]]:
     return found
 
 
-def measured(table: Table, floor: Job, jobs: Sequence[Job], runs: int) -> None:
-    """A row for the floor and one for each job."""
-    floors, *others = in_turn([floor, *jobs], runs)
-    for job, those in zip([floor, *jobs], [floors, *others], strict=True):
-        ratios = [run.seconds / beside.seconds for run, beside in zip(those, floors, strict=True)]
+def measured(table: Table, floors: Sequence[Job], jobs: Sequence[Job], runs: int) -> None:
+    """A row for each floor and each job, with its ratio to each floor."""
+    found = in_turn([*floors, *jobs], runs)
+    for job, those in zip([*floors, *jobs], found, strict=True):
+        besides = [[run.seconds / floor.seconds for run, floor in zip(those, each, strict=True)] for each in found]
         table.add(
             job.name,
             f"{median(run.seconds for run in those):.2f}",
-            f"{median(ratios):.2f} ×",
+            *(f"{median(ratios):.2f} ×" for ratios in besides[: len(floors)]),
             f"{max(run.peak for run in those):,.0f}",
             f"{median(run.read for run in those):,.1f}",
             f"{median(run.written for run in those):,.1f}",
@@ -208,15 +211,16 @@ def convert(source: Path, out: Path, target: str, *options: str) -> list[str | P
     return [*CKPTCONV, "convert", source, out, "--to", target, *options]
 
 
-def cost(about: str, title: str) -> Table:
-    return Table(about, title, ["job", "seconds", "beside the floor", "peak memory, MB", "read, MB", "written, MB"])
+def cost(about: str, title: str, *besides: str) -> Table:
+    ratios = [f"beside {each}" for each in besides or ("the floor",)]
+    return Table(about, title, ["job", "seconds", *ratios, "peak memory, MB", "read, MB", "written, MB"])
 
 
 def conversions(made: dict[str, Path], folder: Path, runs: int) -> Iterator[Table]:
     out, copy = folder / "out", folder / "copy"
     for name, path in made.items():
         # What is written is the weights: for the file with optimizer state, as much as for the one without.
-        table = cost(name, f"Convert: {name}, {path.stat().st_size / 1e9:.2f} GB")
+        table = cost(name, f"Convert: {name}, {path.stat().st_size / 1e9:.2f} GB", "cp", "cp, then sync")
         model = made["DeltaLM base"] if "optimizer" in name else path
         jobs = [
             Job("convert to hf, no receipt", convert(path, out, "hf", "--no-receipt"), out),
@@ -228,7 +232,8 @@ def conversions(made: dict[str, Path], folder: Path, runs: int) -> Iterator[Tabl
             shown = shlex.join(map(str, convert(path, out, "hf", "--no-receipt")))
             told = "convert to hf, no receipt, in a terminal with its progress bar"
             jobs.append(Job(told, ["script", "-qec", shown, os.devnull], out))
-        measured(table, Job("floor: cp", ["cp", model, copy], copy), jobs, runs)
+        synced = ["sh", "-c", 'cp "$0" "$1" && sync "$1"', model, copy]
+        measured(table, [Job("floor: cp", ["cp", model, copy], copy), Job("cp, then sync", synced, copy)], jobs, runs)
         yield table
 
 
@@ -236,7 +241,6 @@ def ways(name: str, path: Path, folder: Path, out: Path) -> Iterator[Job]:
     """Other directions and dtypes, and what people use instead."""
     family, one = name.split()[0].replace("-", "").lower(), folder / "out.safetensors"
     hf, python = folder / f"{family}-hf", [sys.executable, "-c"]
-    yield Job("cp, then sync", ["sh", "-c", 'cp "$0" "$1" && sync "$1"', path, folder / "synced"], folder / "synced")
     once(Job("", convert(path, hf, "hf", "--overwrite")))
     yield Job("convert back to fairseq, no receipt", convert(hf, out, "fairseq", "--no-receipt"), out)
     for dtype in ("bf16", "fp16"):
@@ -291,7 +295,7 @@ def looks(made: dict[str, Path], folder: Path, runs: int) -> Table:
     jobs.append(Job("convert --dry-run --json", convert(path, folder / "none", "hf", "--dry-run", "--json")))
     jobs.append(Job("inspect --json: model.safetensors, XLM-R base", [*CKPTCONV, "inspect", hf, "--json"]))
     jobs += list(peers("inspect", hf))
-    measured(table, Job("floor: import click, rich", [*python, "import click, rich"]), jobs, 3 * runs)
+    measured(table, [Job("floor: import click, rich", [*python, "import click, rich"])], jobs, 3 * runs)
     return table
 
 
@@ -309,10 +313,11 @@ def values(made: dict[str, Path], folder: Path, runs: int) -> Table:
         once(Job("", command))
         jobs = [Job(f"diff --values, {name}", [*CKPTCONV, "diff", path, other, "--values", "--json"]), *more]
         both = ["sh", "-c", 'cat "$0" "$1" > /dev/null', path, other]
-        measured(table, Job(f"floor: cat both ({name})", both), jobs, runs)
-    stats = Job("inspect --stats", [*CKPTCONV, "inspect", path, "--stats", "--json"])
-    measured(table, Job("floor: cat", ["sh", "-c", 'cat "$0" > /dev/null', path]), [stats], runs)
+        measured(table, [Job(f"floor: cat both ({name})", both)], jobs, runs)
     other.unlink()
+    for name in (BASE, LARGEST):
+        job = Job(f"inspect --stats: {name}", [*CKPTCONV, "inspect", made[name], "--stats", "--json"])
+        measured(table, [Job(f"floor: cat ({name})", ["sh", "-c", 'cat "$0" > /dev/null', made[name]])], [job], runs)
     measured_beside_peers(table, folder / "xlmr-hf" / "model.safetensors", folder / "other.safetensors", runs)
     return table
 
@@ -323,9 +328,9 @@ def measured_beside_peers(table: Table, path: Path, other: Path, runs: int) -> N
     both = ["sh", "-c", 'cat "$0" "$1" > /dev/null', path, other]
     jobs = [Job("diff --values, all changed", [*CKPTCONV, "diff", path, other, "--values", "--json"])]
     jobs += peers("diff", path, None, other)
-    measured(table, Job("floor: cat both (XLM-R base, safetensors)", both), jobs, runs)
+    measured(table, [Job("floor: cat both (XLM-R base, safetensors)", both)], jobs, runs)
     jobs = [Job("inspect --stats", [*CKPTCONV, "inspect", path, "--stats", "--json"]), *peers("stats", path)]
-    measured(table, Job("floor: cat (XLM-R base)", ["sh", "-c", 'cat "$0" > /dev/null', path]), jobs, runs)
+    measured(table, [Job("floor: cat (XLM-R base)", ["sh", "-c", 'cat "$0" > /dev/null', path])], jobs, runs)
     other.unlink()
 
 
@@ -358,7 +363,7 @@ def starts(runs: int) -> Table:
         Job(f"ckptconv {name} --help", [*CKPTCONV, name, "--help"])
         for name in ("convert", "inspect", "diff", "audit", "validate", "verify")
     ]
-    measured(table, Job("floor: import click, rich", [PYTHON, "-c", "import click, rich"]), jobs, 3 * runs)
+    measured(table, [Job("floor: import click, rich", [PYTHON, "-c", "import click, rich"])], jobs, 3 * runs)
     return table
 
 
@@ -368,9 +373,10 @@ def summary(tables: Sequence[Table], stamp: str) -> str:
     lines += ["| job | seconds | beside the floor | peak memory, MB |", "|---|---|---|---|"]
     for table in tables:
         for line in table.lines:
-            job, seconds, ratio, peak, *_ = (cell.strip() for cell in line.strip("|").split("|"))
-            if (table.about, job) in SHOWN:
-                lines.append(f"| {job} | {seconds} | {ratio} | {peak} |")
+            cells = dict(zip(table.columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+            if (table.about, cells["job"]) in SHOWN:
+                ratio = next(cells[name] for name in table.columns if name.startswith("beside"))
+                lines.append(f"| {cells['job']} | {cells['seconds']} | {ratio} | {cells['peak memory, MB']} |")
     return "\n".join(lines)
 
 
