@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _WORKERS = 2
 _WAITING = 2  # results that nobody has taken yet
@@ -87,6 +89,8 @@ def grouped(
 @contextmanager
 def _pool(workers: int) -> Iterator[tuple[ThreadPoolExecutor, deque[Future[Any]]]]:
     """Threads, and the results to come; those that nobody wants any more are not made."""
+    from concurrent.futures import ThreadPoolExecutor
+
     waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -58,6 +57,8 @@ def hashed(
     Raises NotACheckpoint or Damaged where it can't be read, changes meanwhile, or has changed since `stamp`;
     InterruptedError once `stopped`.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     with Source(path) as source:
         source.check_unchanged(stamp and Stamp(*stamp))
@@ -71,6 +72,8 @@ def hashed(
 
 def combined(files: Iterable[Hashed]) -> str:
     """One SHA-256 for several files: of the one file, or else of the lines that `sha256sum` prints for them."""
+    import hashlib
+
     listed = list(files)
     if len(listed) == 1:
         return listed[0].sha256

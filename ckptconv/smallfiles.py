@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
+from pathlib import Path
+from typing import Any
+
+from ckptconv.errors import Damaged
+from ckptconv.text import printable
+
+_MAX_JSON = 16_000_000
+_MAX_VALUES = 200_000
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -28,3 +37,18 @@ def check_values(data: bytes, limit: int) -> None:
     """Raises ValueError if the JSON text lists far more values than `limit`: each may take 100 bytes of memory."""
     if sum(map(data.count, (b"[", b"{", b",", b":"))) > limit:
         raise ValueError("it holds far too many values")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document at `path`, or None where there is none. Raises Damaged when it can't be parsed."""
+    if not path.is_file():
+        return None
+    try:
+        data = read_regular(path, _MAX_JSON)
+        check_values(data, _MAX_VALUES)
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ValueError("it is no object, `{…}`")
+        return document
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"{printable(path.name)} can't be read as JSON: {printable(str(error))}.", path) from None

@@ -84,6 +84,7 @@ def test_no_room_is_crowded(path: Path):
 HEAVY = ("torch", "transformers", "fairseq", "safetensors", "sentencepiece", "tokenizers")
 WRITING = ("ckptconv.containers.writing", "ckptconv.conversion.write")
 UNREAD = (*HEAVY, *WRITING, "numpy", "ckptconv.values")  # what who reads no tensor's bytes has no use for
+UNUSED = ("hashlib", "difflib", "concurrent.futures", "ckptconv.receipts")
 EXAMPLE = "examples/deltalm-numbers/finetuned"
 STARTS = {
     "import": ("import ckptconv", (*HEAVY, "numpy", "rich", "click", "ckptconv.containers")),
@@ -96,12 +97,15 @@ STARTS = {
     # sentencepiece is there for the tokenizer.
     "dry run": (
         f"main(['convert', {EXAMPLE!r}, 'x', '--to', 'hf', '--dry-run', '--json'])",
-        (*HEAVY[:4], *WRITING, "rich"),
+        (*HEAVY[:4], *WRITING, "rich", "hashlib", "difflib"),
     ),
     "inspect stats": (f"main(['inspect', {EXAMPLE!r}, '--stats', '--json'])", (*HEAVY, "rich", "ckptconv.conversion")),
-    "diff": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, *WRITING, "rich", "numpy")),
+    "diff": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, *WRITING, *UNUSED, "rich", "numpy")),
     "diff values": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--values', '--json'])", (*HEAVY, "rich")),
-    "audit": (f"main(['audit', {EXAMPLE!r}, '--against', 'deltalm/fairseq', '--json'])", (*UNREAD, "rich")),
+    "audit": (
+        f"main(['audit', {EXAMPLE!r}, '--against', 'deltalm/fairseq', '--json'])",
+        (*UNREAD, *UNUSED, "rich", "ckptconv.vocabulary"),
+    ),
     "audit files": (f"main(['audit', {EXAMPLE!r}, '--against', {EXAMPLE!r}, '--json'])", (*HEAVY, "rich")),
     "validate": (f"main(['validate', {EXAMPLE!r}, '--json'])", (*HEAVY[:4], "rich")),
     "verify": (f"main(['verify', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, "rich", "ckptconv.forward")),

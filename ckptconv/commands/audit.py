@@ -14,9 +14,9 @@ from ckptconv.auditing.ties import Tied, ties
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.read import Reader
-from ckptconv.conversion.companions import read_json
 from ckptconv.detect import Detected, detect, named, require_state_dict, shapes
 from ckptconv.errors import Damaged, NotACheckpoint, WrongUse
+from ckptconv.smallfiles import read_json
 from ckptconv.tables.candidates import candidates
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.fit import RECOGNISED, Fit, Shapes

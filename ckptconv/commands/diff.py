@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 
 from ckptconv.commands.difference import Alone, Compared, Difference, Pair, Renamed, Tied, layers_of
@@ -143,6 +142,8 @@ class _Values:
                     yield Renamed(same.popleft(), key)
 
     def _digest(self, tensor: Tensor, reader: Reader) -> object:
+        from hashlib import blake2b
+
         digest = blake2b(digest_size=20)
         for chunk in reader.chunks(tensor):
             digest.update(chunk)

@@ -7,8 +7,8 @@ from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
-BOX = 32 << 20  # bytes of a view gathered at a time
-_READ = 8 << 20  # bytes of the file read at a time
+BOX = 10 << 20  # bytes of a view gathered at a time, by each of two threads for each of two files
+_READ = 4 << 20  # bytes of the file read at a time
 _WHOLE = 48 << 20  # bytes of a storage that are read at once where many pieces of it are needed
 _GAP = 16 << 10  # bytes that are cheaper to read than to skip with another system call
 
@@ -52,7 +52,7 @@ def boxes(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, limit: 
 def gather(read: Read, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, itemsize: int) -> Array:
     """The elements of one box as a contiguous numpy array of `itemsize`-byte items, in logical order.
 
-    read(start, count): bytes of the storage. Reads at most 8 MiB at a time, and hardly more than the box needs.
+    read(start, count): bytes of the storage. Reads at most 4 MiB at a time, and hardly more than the box needs.
     """
     import numpy as np
 

@@ -80,11 +80,9 @@ class Reader:
         At least one; a tensor that isn't stored as it would be written is one run of all its bytes. A checksum is
         verified by whoever reads the last run.
         """
-        storage = tensor.storage
-        plain = _as_stored(tensor) and storage.deflated is None and storage.latin1 is None and not storage.parts
-        if not plain or tensor.nbytes <= size:
+        if not _as_stored(tensor) or tensor.storage.deflated is not None or tensor.nbytes <= size:
             return [Run(tensor.nbytes, partial(self.chunks, tensor))]
-        checksum = _Checksum(storage.nbytes) if tensor.nbytes == storage.nbytes else None
+        checksum = _Checksum(tensor.nbytes) if tensor.nbytes == tensor.storage.nbytes else None
         ends = ((start, min(start + size, tensor.nbytes)) for start in range(0, tensor.nbytes, size))
         return [Run(stop - start, partial(self._run, tensor, start, stop, checksum)) for start, stop in ends]
 

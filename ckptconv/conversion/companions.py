@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckptconv import receipts
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import from_elsewhere
-from ckptconv.errors import Damaged, VocabularyMismatch, WrongUse
-from ckptconv.smallfiles import check_values, read_regular
+from ckptconv.errors import VocabularyMismatch, WrongUse
+from ckptconv.smallfiles import read_regular
 from ckptconv.text import printable
 from ckptconv.vocabulary import Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
@@ -21,8 +19,6 @@ from ckptconv.vocabulary.listed import listed_beside, read_listed
 from ckptconv.words import Words
 
 _SPM_NAMES = ("spm.model", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model")
-_MAX_JSON = 16_000_000
-_MAX_VALUES = 200_000
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _COMPANIONS = frozenset({".json", ".txt", ".model", ".py"})
 _MAX_COMPANION = 64_000_000
@@ -126,21 +122,6 @@ def language(dictionary: Path) -> str | None:
     """`de` for `dict.de.txt`, None for `dict.txt`."""
     parts = dictionary.name.split(".")
     return parts[1] if len(parts) == 3 and parts[0] == "dict" and parts[2] == "txt" else None
-
-
-def read_json(path: Path) -> Any:
-    """The JSON document at `path`, or None where there is none. Raises Damaged when it can't be parsed."""
-    if not path.is_file():
-        return None
-    try:
-        data = read_regular(path, _MAX_JSON)
-        check_values(data, _MAX_VALUES)
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise ValueError("it is no object, `{…}`")
-        return document
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{printable(path.name)} can't be read as JSON: {printable(str(error))}.", path) from None
 
 
 def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:

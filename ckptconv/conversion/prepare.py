@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ckptconv.containers.open import open_checkpoint
 from ckptconv.containers.paddle import NAMES
 from ckptconv.containers.plain import is_plain, plain
 from ckptconv.containers.read import Reader, check_growth
-from ckptconv.conversion.companions import companion_files, companions, read_json, tokenizer_beside
+from ckptconv.conversion.companions import companion_files, companions, tokenizer_beside
 from ckptconv.conversion.extras import extras
 from ckptconv.conversion.facts import read_facts
 from ckptconv.conversion.labels import read_labels
@@ -38,6 +37,7 @@ from ckptconv.plan import (
     select,
     ties,
 )
+from ckptconv.smallfiles import read_json
 from ckptconv.tables.catalog import layout_named, tables
 from ckptconv.tables.expand import Dims
 from ckptconv.tables.expressions import evaluate
@@ -356,6 +356,8 @@ def _resolve(checkpoint: Checkpoint, sides: Sides) -> Resolved:
     try:
         config = resolve(sides)
     except KeyError as error:
+        from difflib import get_close_matches
+
         name = str(error.args[0])
         known = sorted({str(each).rpartition(".")[2] for field in sides.table.fields for each in field.names if each})
         close = get_close_matches(name, known, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 
 from ckptconv.errors import DoesNotFit, WrongUse
 from ckptconv.tables.expand import Dims, names_of, row_names
@@ -66,6 +65,8 @@ def select(fit: Fit, chosen: Chosen, wanted: Mapping[str, tuple[str, ...]]) -> C
         there = names_of(fit.dims, line.placeholder)
         unknown = [name for name in names if name not in there]
         if unknown:
+            from difflib import get_close_matches
+
             close = get_close_matches(unknown[0], there, 3) or there[:12]
             more = f" … ({len(there)} in all)" if len(there) > len(close) else ""
             raise DoesNotFit(

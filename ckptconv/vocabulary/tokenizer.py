@@ -32,7 +32,8 @@ from ckptconv.words import DELTALM, Words
 # Symbols that stand for something else than text, and are typed as they are: [de_DE], <2de>, <lang:xx>, __de__.
 MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|__\S+__")
 # What Python's str.split, with which fairseq cuts a line of pieces into words, takes for a space.
-OTHER_SPACES = tuple(char for char in map(chr, range(0x3001)) if char.isspace() and char != " ")
+_SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+OTHER_SPACES = tuple(f"{_SPACES}\u2028\u2029\u202f\u205f\u3000")
 # What fairseq fills a dictionary up with, so that it has as many symbols as the embedding has rows.
 MADE_UP = re.compile(r"madeupword\d+")
 MASK = "<mask>"

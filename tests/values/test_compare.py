@@ -279,7 +279,7 @@ def test_many_tensors_at_once_are_compared_as_each_alone(
     a["square"] = torch.randn(90, 90)
     b = {key: (tensor + 1e-3 * (len(key) % 2)).to(getattr(torch, other)) for key, tensor in a.items()}
     b["square"] = b["square"].t().contiguous().t()
-    b["5000"][4321] = float("nan")
+    b["5000"][4321], b["5000"][123] = float("nan"), float("inf")
     torch.save(a, tmp_path / "a.pt")
     torch.save(b, tmp_path / "b.pt")
     opened = [open_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")]
@@ -299,7 +299,7 @@ def test_many_tensors_at_once_are_compared_as_each_alone(
         assert (comparison.changed, comparison.max_abs) == (alone.changed, alone.max_abs)
         assert (comparison.nan_mismatches, comparison.max_rel) == (alone.nan_mismatches, pytest.approx(alone.max_rel))
         assert comparison.distance == pytest.approx(alone.distance, rel=1e-6)
-    assert found["5000"].nan_mismatches == 1
+    assert (found["5000"].nan_mismatches, found["5000"].inf_mismatches) == (1, 1)
     assert sum(told) == sum(tensor.nbytes + b[key].nbytes for key, tensor in a.items())
 
 

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.vocabulary import SPECIAL, Dictionary, PieceType, SpmModel
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
-from ckptconv.vocabulary.tokenizer import TokenizerReport, export_tokenizer, tokenizer_files
+from ckptconv.vocabulary.tokenizer import OTHER_SPACES, TokenizerReport, export_tokenizer, tokenizer_files
 from tests.spm_side import ODD, Pipeline, symbols, texts, trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,3 +302,9 @@ def test_another_kind_of_tokenizer_gives_its_tokens_in_order(tmp_path: Path) -> 
     content = {"model": {"vocab": vocab}, "added_tokens": [{"id": 5, "content": "<mask>"}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert export_dictionary(tmp_path).symbols == (*SPECIAL, "▁a", "<mask>")
+
+
+def test_spaces_are_those_that_str_split_cuts_at():
+    assert [*OTHER_SPACES, " "] == sorted(
+        (c for c in map(chr, range(0x110000)) if not c.split()), key=lambda c: c == " "
+    )
