@@ -267,6 +267,26 @@ def test_strided_tensors_from_real_files(tmp_path: Path, view: torch.Tensor, cha
     assert (found.status == "equal") == (raw(view) == raw(other))
 
 
+@pytest.mark.parametrize("place", [0, 300_000, 699_999])
+@pytest.mark.parametrize("other", ["float32", "bfloat16"])
+def test_one_change_in_one_of_many_pieces(place: int, other: str):
+    """Wherever it is, of the same dtype and of another that holds the same numbers."""
+    b = torch.randn(700_000).bfloat16()
+    a = b.clone().to(getattr(torch, other))
+    assert run(a, b).status == "equal"
+    a[place] += 100
+    assert (run(a, b).status, run(a, b).changed, run(b, a).status) == ("differ", 1, "differ")
+
+
+def test_relative_changes_of_complex_numbers():
+    torch.manual_seed(0)
+    a, b = (torch.randn(1000, dtype=torch.complex64) for _ in range(2))
+    expected = ((a - b).abs() / torch.maximum(a.abs(), b.abs())).max()
+    assert run(a, b).max_rel == pytest.approx(float(expected), rel=1e-5)
+    turned = run(torch.tensor([1 + 0j]), torch.tensor([1j]))
+    assert (turned.max_abs, turned.max_rel) == (pytest.approx(2**0.5), pytest.approx(2**0.5))
+
+
 @pytest.mark.parametrize("other", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_many_tensors_at_once_are_compared_as_each_alone(
