@@ -25,9 +25,9 @@ def element_type(dtype: DType) -> Any:
 
 
 def converted(values: Any, target: Any) -> Any:
-    """`values.astype(target, copy=False)`, with half floats looked up where they become numpy's wider ones: numpy
-    computes them one at a time."""
-    if values.dtype == "<f2" and target.kind == "f" and target.itemsize > 2:
+    """`values.astype(target, copy=False)`, with half floats looked up where they become wider: numpy computes
+    them one at a time."""
+    if values.dtype == "<f2" and target.itemsize > 2:
         return _halves(target).take(values.view("<u2"), mode="wrap")
     return values.astype(target, copy=False)
 
