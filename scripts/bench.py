@@ -374,7 +374,7 @@ def summary(tables: Sequence[Table], stamp: str) -> str:
     for table in tables:
         for line in table.lines:
             cells = dict(zip(table.columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
-            if (table.about, cells["job"]) in SHOWN:
+            if (table.about, cells[table.columns[0]]) in SHOWN:
                 ratio = next(cells[name] for name in table.columns if name.startswith("beside"))
                 lines.append(f"| {cells['job']} | {cells['seconds']} | {ratio} | {cells['peak memory, MB']} |")
     return "\n".join(lines)

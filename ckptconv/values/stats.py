@@ -17,8 +17,12 @@ from ckptconv.values.elements import Elements
 Bytes = bytes | bytearray | memoryview
 _Array = Any
 
-_BLOCK = 1 << 19  # bytes looked at together: enough for numpy, little enough for the cache
-_RUN = 1 << 13  # elements that are squared and summed up together
+_BLOCK = 1 << 20  # bytes looked at together: enough for numpy, little enough for the cache
+_RUN = 1 << 10  # elements that are squared and summed up together, in their own type
+# So many float32 numbers are summed in float32 first: the errors of the runs cancel each other out.
+_MANY = 1 << 16
+# But not where the largest is smaller than this, and its square lost, or the mean is large beside the deviation.
+_TINY, _WIDE = 1e-12, 2.0
 _PARTS = {"C32": "<f2", "C64": "<f4", "C128": "<f8"}
 # Powers of two whose squares, summed up, float64 holds without overflow or loss.
 _MODEST = 400
@@ -31,7 +35,8 @@ class Stats:
     """What is in a tensor of `count` elements.
 
     min, max, mean, std: of the finite values, in float64 (integers' min and max exactly); None where there are none.
-    std is that of the population (divided by the number, not by one less). zeros, nan, inf: how many elements are 0
+    Of many float32, float16 or bfloat16 numbers, mean and std may be off by 1e-7 of std. std is that of the population
+    (divided by the number, not by one less). zeros, nan, inf: how many elements are 0
     (or -0), NaN and ±Inf; a complex number is NaN or Inf where a part of it is.
     unsupported: why min, max, mean and std are None although there are values; else "".
     """
@@ -159,30 +164,43 @@ class _Numbers:
     def _part(self, values: _Array) -> _Part:
         import numpy as np
 
-        if values.size > self._wide.size:
-            self._wide, self._flags = np.empty(values.size, "f8"), np.empty(values.size, "?")
-        wide, flags = self._wide[: values.size], self._flags[: values.size]
+        if values.size > self._flags.size:
+            self._flags = np.empty(values.size, "?")
+        flags = self._flags[: values.size]
         if values.itemsize == 2 and values.dtype.kind not in "iu":
             values = converted(values, np.dtype("f4"))  # numpy is slow with half floats
-        np.copyto(wide, values)
         zeros = int(np.count_nonzero(np.equal(values, 0, out=flags)))
         low, high = values.min().item(), values.max().item()  # NaN where there is any
         nan = inf = 0
         if not (isfinite(low) and isfinite(high)):
-            nan = int(np.count_nonzero(np.isnan(wide, out=flags)))
-            wide = wide[np.isfinite(wide, out=flags)]
-            inf = values.size - wide.size - nan
-            low, high = (wide.min().item(), wide.max().item()) if wide.size else (0.0, 0.0)
-        mean, std = _moments(wide, low, high)
-        return _Part(values.size, zeros, nan, inf, wide.size, low, high, mean, std)
+            nan = int(np.count_nonzero(np.isnan(values, out=flags)))
+            finite = values[np.isfinite(values, out=flags)]
+            inf = values.size - finite.size - nan
+            low, high = (finite.min().item(), finite.max().item()) if finite.size else (0.0, 0.0)
+            return _Part(values.size, zeros, nan, inf, finite.size, low, high, *self._moments(finite, low, high))
+        return _Part(values.size, zeros, 0, 0, values.size, low, high, *self._moments(values, low, high))
+
+    def _moments(self, values: _Array, low: float, high: float) -> tuple[float, float]:
+        """Mean and standard deviation of finite values."""
+        import numpy as np
+
+        if low == high:
+            return float(low), 0.0
+        if values.dtype == "f4" and values.size >= _MANY and max(-low, high) > _TINY:
+            mean, square = _sum(values) / values.size, _squares(values) / values.size
+            if isfinite(square) and square > _WIDE * mean * mean:
+                return mean, sqrt(square - mean * mean)
+        if values.size > self._wide.size:
+            self._wide = np.empty(values.size, "f8")
+        wide = self._wide[: values.size]
+        np.copyto(wide, values)
+        return _moments(wide, low, high)
 
 
 def _moments(wide: _Array, low: float, high: float) -> tuple[float, float]:
-    """Mean and standard deviation of finite float64 values, which are overwritten."""
+    """Mean and standard deviation of finite float64 values that aren't all the same, which are overwritten."""
     import numpy as np
 
-    if low == high:
-        return float(low), 0.0
     exponent = int(np.frexp(max(-low, high))[1])
     if abs(exponent) > _MODEST:
         np.ldexp(wide, -exponent, out=wide)
@@ -197,22 +215,22 @@ def _moments(wide: _Array, low: float, high: float) -> tuple[float, float]:
     return ldexp(mean, exponent), ldexp(sqrt(square), exponent)
 
 
-def _sum(wide: _Array) -> float:
-    """The sum; by BLAS, which is faster than numpy's own."""
+def _sum(values: _Array) -> float:
+    """The sum, in float64 of runs that BLAS sums up, which is faster than numpy's own."""
     import numpy as np
 
-    whole = wide.size // _RUN * _RUN
-    rows = np.matmul(wide[:whole].reshape(-1, 1, _RUN), np.ones((_RUN, 1)))
-    return float(rows.sum()) + float(wide[whole:].sum())
+    whole = values.size // _RUN * _RUN
+    rows = np.matmul(values[:whole].reshape(-1, 1, _RUN), np.ones((_RUN, 1), values.dtype))
+    return float(rows.sum(dtype="f8")) + float(values[whole:].sum(dtype="f8"))
 
 
-def _squares(wide: _Array) -> float:
+def _squares(values: _Array) -> float:
     """The sum of the squares; in runs that are too short for BLAS to start threads, which cost more than they bring."""
     import numpy as np
 
-    whole = wide.size // _RUN * _RUN
-    rows = np.matmul(wide[:whole].reshape(-1, 1, _RUN), wide[:whole].reshape(-1, _RUN, 1))
-    return float(rows.sum()) + float(np.dot(wide[whole:], wide[whole:]))
+    whole = values.size // _RUN * _RUN
+    rows = np.matmul(values[:whole].reshape(-1, 1, _RUN), values[:whole].reshape(-1, _RUN, 1))
+    return float(rows.sum(dtype="f8")) + float(np.dot(values[whole:], values[whole:]))
 
 
 class _Bytes:
