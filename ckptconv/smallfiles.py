@@ -12,8 +12,7 @@ from typing import Any
 from ckptconv.errors import Damaged
 from ckptconv.text import printable
 
-_MAX_JSON = 16_000_000
-_MAX_VALUES = 200_000
+_MAX_JSON, _MAX_VALUES = 16_000_000, 200_000  # bytes, values
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -39,16 +38,16 @@ def check_values(data: bytes, limit: int) -> None:
         raise ValueError("it holds far too many values")
 
 
-def read_json(path: Path) -> Any:
-    """The JSON document at `path`, or None where there is none. Raises Damaged when it can't be parsed."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in the file at `path`, or None where there is none. Raises Damaged for what is none."""
     if not path.is_file():
         return None
     try:
         data = read_regular(path, _MAX_JSON)
         check_values(data, _MAX_VALUES)
-        document = json.loads(data)
+        document: Any = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("it is no object, `{…}`")
         return document
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{printable(path.name)} can't be read as JSON: {printable(str(error))}.", path) from None
+        raise Damaged(f"{printable(path.name)} can't be read as JSON: {printable(str(error))}", path) from None

@@ -131,12 +131,14 @@ def walk(node: Node) -> Iterator[Node]:
     todo = [node]
     while todo:
         current = todo.pop()
-        if id(current) in seen:
-            continue
         children = _children(current)
+        if children is not None:
+            place = id(current)
+            if place in seen:
+                continue
+            seen.add(place)
         yield current
         if children is not None:
-            seen.add(id(current))
             todo.extend(reversed(list(children)))
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint
-from ckptconv.containers.files import Source
 from ckptconv.containers.plain import plain
-from ckptconv.errors import Damaged, NotACheckpoint
-from ckptconv.smallfiles import check_values
-from ckptconv.text import printable
+from ckptconv.smallfiles import read_json
 
-_JSON_LIMIT, _VALUES_LIMIT = 16_000_000, 200_000  # bytes, values
 # Entries that say how a model was trained: fairseq's cfg and args, XLM's params, Lightning's hyper_parameters …
 _CONFIGS = ("cfg", "args", "config", "params", "hparams", "hyper_parameters")
 _DEEPEST = 100
@@ -38,21 +33,7 @@ def config_beside(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
     Raises Damaged where it can't be read as a JSON object.
     """
-    path = checkpoint.path.parent / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        with Source(path) as source:
-            if source.size > _JSON_LIMIT:
-                raise ValueError(f"it has more than {_JSON_LIMIT:,} bytes")
-            data = source.read(0, source.size)
-        check_values(data, _VALUES_LIMIT)
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise ValueError("it is no object, `{…}`")
-        return document
-    except (NotACheckpoint, ValueError, RecursionError) as problem:
-        raise Damaged(f"config.json can't be read as JSON: {printable(str(problem))}", path) from None
+    return read_json(checkpoint.path.parent / "config.json") or {}
 
 
 def settings(checkpoint: Checkpoint, document: Mapping[str, Any]) -> Iterator[Setting]:
