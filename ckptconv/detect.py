@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from itertools import tee
+from typing import NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict
 from ckptconv.dtypes import FLOATS
@@ -19,9 +20,8 @@ from ckptconv.text import printable
 _SHOWN = 12
 
 
-@dataclass(frozen=True)
-class Detected:
-    """The layout that a state dict is in, if any, and everything that was tried, the best first.
+class Detected(NamedTuple):
+    """The layout that a state dict is in, if any, and everything that was tried, the best first; an exact fit alone.
 
     stranger: the line of a table that knows it as another model.
     """
@@ -36,13 +36,14 @@ def shapes(state_dict: StateDict) -> Shapes:
     return {key: tensor.shape for key, tensor in state_dict.items()}
 
 
-def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Detected:
-    """The layout that knows most of the keys, provided that it knows more than half of them, and that its table
-    doesn't take the model for a stranger."""
+def detect(checkpoint: Checkpoint, tables: Iterable[Table]) -> Detected:
+    """The first layout that fits exactly, or else the one that knows most of the keys, provided that it knows more than
+    half of them; and that its table doesn't take the model for a stranger."""
     entries = {name: shapes(state_dict) for name, state_dict in checkpoint.entries.items()}
+    tables, again = tee(tables)
     tried = tuple(candidates(tables, entries))
     best = _with_head(checkpoint, tried[0]) if tried and tried[0].coverage > RECOGNISED else None
-    stranger = _by_dims(best) if best else _by_key(checkpoint, tables)
+    stranger = _by_dims(best) if best else _by_key(checkpoint, again)
     return Detected(None if stranger else best, tried, stranger)
 
 
@@ -62,7 +63,7 @@ def _with_head(checkpoint: Checkpoint, found: Fit) -> Fit:
     sizes = {line.dim: line.size for line in found.table.defaults}
     marks = [agreement(found.table, layout, {**sizes, **each.dims}, documents) for each in seen]
     told = marks.count(max(marks)) == 1
-    return replace(seen[marks.index(max(marks))], could_be=()) if told else found
+    return seen[marks.index(max(marks))]._replace(could_be=()) if told else found
 
 
 def with_head_of(checkpoint: Checkpoint, found: Fit, other: Fit) -> Fit:
@@ -71,7 +72,7 @@ def with_head_of(checkpoint: Checkpoint, found: Fit, other: Fit) -> Fit:
     if not head:
         return found
     state_dict = shapes(checkpoint.entries[found.entry])
-    return replace(fit(found.table, found.layout.name, state_dict, found.entry, head=head), could_be=())
+    return fit(found.table, found.layout.name, state_dict, found.entry, head=head)._replace(could_be=())
 
 
 def _by_dims(found: Fit) -> Stranger | None:
@@ -85,14 +86,14 @@ def _by_dims(found: Fit) -> Stranger | None:
     return None
 
 
-def _by_key(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Stranger | None:
+def _by_key(checkpoint: Checkpoint, tables: Iterable[Table]) -> Stranger | None:
     """The `stranger key` line whose key is there, whatever comes before it."""
     keys = [key for state_dict in checkpoint.entries.values() for key in state_dict]
     lines = [line for table in tables for line in table.strangers if line.key is not None]
     return next((line for line in lines if any(f".{key}".endswith(f".{line.key}") for key in keys)), None)
 
 
-def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | None, head: str = "") -> Fit:
+def fitting(checkpoint: Checkpoint, tables: Iterable[Table], layout: str | None, head: str = "") -> Fit:
     """The layout of a checkpoint that is about to be converted: `layout` if given, else the detected one.
 
     head: the name of the head, or which one it is, for layouts whose keys don't say it.
@@ -106,7 +107,7 @@ def fitting(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str | Non
     if head:
         state_dict = checkpoint.entries[found.entry]
         found = fit(found.table, found.layout.name, shapes(state_dict), found.entry, head=head)
-        found = replace(found, could_be=())
+        found = found._replace(could_be=())
     if not found.exact:
         raise DoesNotFit(_misfit(checkpoint, found), checkpoint.path)
     _require_floats(checkpoint, found)
@@ -131,7 +132,7 @@ def _require_floats(checkpoint: Checkpoint, found: Fit) -> None:
         )
 
 
-def named(checkpoint: Checkpoint, tables: tuple[Table, ...], layout: str) -> Fit:
+def named(checkpoint: Checkpoint, tables: Iterable[Table], layout: str) -> Fit:
     """The checkpoint seen as the layout that the user names, in the entry where it fits best."""
     table, name = layout_named(layout, tables)
     among = (table,) if table else tuple(t for t in tables if name in [each.name for each in t.layouts])

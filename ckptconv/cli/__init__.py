@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -36,6 +38,7 @@ class _Group(click.Group):
     def main(self, args: Any = None, *more: Any, **options: Any) -> Any:
         arguments = sys.argv[1:] if args is None else list(args)
         options["standalone_mode"] = False
+        atexit.register(gc.freeze)  # the end of the process needs no look for cycles, which would take 7 ms
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only still gets a report

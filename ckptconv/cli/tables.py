@@ -59,9 +59,8 @@ def show(family: str, table: Path | None) -> None:
     from ckptconv.report.terminal import console
     from ckptconv.report.terminal import show as print_report
     from ckptconv.tables.catalog import tables as every
-    from ckptconv.tables.parse import read_table
 
-    known = (read_table(table),) if table else every()
+    known = every(table)
     found = [each for each in known if each.family == family]
     if not found:
         raise WrongUse(f"There is no family {family!r}; expected one of {', '.join(t.family for t in known)}.")
@@ -79,11 +78,11 @@ def lint(files: tuple[Path, ...], as_json: bool) -> None:
     ckptconv tables lint my.tbl
     """
     from ckptconv.report import tables as screens
+    from ckptconv.tables.catalog import Tables
     from ckptconv.tables.catalog import tables as every
     from ckptconv.tables.lint import lint as prove
-    from ckptconv.tables.parse import read_table
 
-    checked = [(table, prove(table)) for table in ([read_table(path) for path in files] or every())]
+    checked = [(table, prove(table)) for table in (Tables(files) if files else every())]
     if as_json:
         from ckptconv.report.as_json import dumps
 

@@ -18,10 +18,8 @@ from ckptconv.detect import Detected, detect, named, require_state_dict, shapes
 from ckptconv.errors import Damaged, NotACheckpoint, WrongUse
 from ckptconv.smallfiles import read_json
 from ckptconv.tables.candidates import candidates
-from ckptconv.tables.catalog import tables
+from ckptconv.tables.catalog import Tables, tables
 from ckptconv.tables.fit import RECOGNISED, Fit, Shapes
-from ckptconv.tables.model import Table
-from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
 
@@ -104,7 +102,7 @@ def audit(
     allow_unknown: as for `open_checkpoint`.
     Raises a CkptconvError for what can't be read or built, and WrongUse for a class without a config.
     """
-    known = (read_table(table),) if table else tables()
+    known = tables(table)
     checkpoint = open_checkpoint(Path(source), allow_unknown)
     require_state_dict(checkpoint)
     seen = _Source(printable(Path(source).name or str(source)), checkpoint, detect(checkpoint, known), known)
@@ -126,7 +124,7 @@ class _Source:
     name: str
     checkpoint: Checkpoint
     detected: Detected
-    tables: tuple[Table, ...]
+    tables: Tables
 
     @property
     def entry(self) -> str:
@@ -151,10 +149,11 @@ def _entry(checkpoint: Checkpoint, detected: Detected) -> str:
     return max(checkpoint.entries, key=lambda name: len(checkpoint.entries[name]))
 
 
-def _layout_name(against: Path | str, known: tuple[Table, ...]) -> str | None:
+def _layout_name(against: Path | str, known: Tables) -> str | None:
     """The layout that `against` names. A text that names one is one, even where there is a file of that name."""
-    names = {name for table in known for each in table.layouts for name in (each.name, f"{table.family}/{each.name}")}
-    return str(against) if str(against) in names and (isinstance(against, str) or not against.exists()) else None
+    name = str(against)
+    known_so = (name in (each.name, f"{table.family}/{each.name}") for table in known for each in table.layouts)
+    return name if any(known_so) and (isinstance(against, str) or not against.exists()) else None
 
 
 def _config_path(against: Path) -> Path | None:
@@ -217,7 +216,7 @@ def _against_checkpoint(seen: _Source, other: Checkpoint, against: Path) -> _Set
     return _Setting(scene, seen.entry, dtypes=tuple(changed))
 
 
-def _fit_of(keys: Shapes, known: tuple[Table, ...]) -> Fit | None:
+def _fit_of(keys: Shapes, known: Tables) -> Fit | None:
     """The layout that a class's keys are in."""
     best = next(iter(candidates(known, {"": keys})), None)
     return best if best and best.coverage > RECOGNISED else None

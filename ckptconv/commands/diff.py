@@ -16,7 +16,6 @@ from ckptconv.conversion.sides import Explained, Side, View
 from ckptconv.errors import WrongUse
 from ckptconv.keys import is_index
 from ckptconv.tables.catalog import tables
-from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 from ckptconv.values.compare import Comparison, Tolerance, comparisons
 from ckptconv.values.elements import RUN, Elements
@@ -49,7 +48,7 @@ def diff(
     """
     tolerance = _tolerance(values, atol, rtol)
     opened = open_checkpoint(a, allow_unknown), open_checkpoint(b, allow_unknown)
-    aligned = align(*opened, (read_table(Path(table)),) if table else tables())
+    aligned = align(*opened, tables(Path(table) if table else None))
     kept = without(aligned, ignore)
     with Reader(opened[0]) as left, Reader(opened[1]) as right:
         values_of = _Values(kept, left, right, tolerance, progress) if values else None

@@ -24,7 +24,6 @@ from ckptconv.keys import collapsed, is_index
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import Fit
-from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def inspect(
     if sort is not None and sort not in SORTS:
         raise WrongUse(f"sort {sort!r}; expected one of {', '.join(SORTS)}.")
     checkpoint = open_checkpoint(source, allow_unknown)
-    detected = detect(checkpoint, (read_table(table),) if table else tables())
+    detected = detect(checkpoint, tables(table))
     found = detected.fit
     entry = (
         found.entry if found else max(checkpoint.entries, key=lambda name: len(checkpoint.entries[name]), default="")

@@ -13,7 +13,6 @@ from ckptconv.conversion.labels import listed_labels
 from ckptconv.errors import WrongUse
 from ckptconv.keys import collapsed
 from ckptconv.tables.catalog import tables
-from ckptconv.tables.parse import read_table
 from ckptconv.validation.config import config
 from ckptconv.validation.findings import Finding, by_severity, found
 from ckptconv.validation.subject import Asked, subject
@@ -69,7 +68,7 @@ def validate(
     checkpoint = open_checkpoint(Path(source), allow_unknown)
     check_growth(checkpoint, {tensor for tensors in checkpoint.entries.values() for tensor in tensors.values()})
     with Reader(checkpoint) as reader:
-        seen = subject(checkpoint, (read_table(table),) if table else tables(), asked, reader)
+        seen = subject(checkpoint, tables(table), asked, reader)
         checks = [*keys(seen), *config(seen), *vocabulary(seen), *positions(seen), *labels(seen)]
         checks += values(seen, reader, progress)
     if against is not None:

@@ -20,11 +20,9 @@ from ckptconv.proof.config import Disagreement, disagreements, unsaid
 from ckptconv.proof.found import Proof
 from ckptconv.proof.values import Values
 from ckptconv.receipts import Verdict
-from ckptconv.tables.catalog import tables
+from ckptconv.tables.catalog import Tables, tables
 from ckptconv.tables.expand import names_of, row_names
 from ckptconv.tables.fit import Fit, fit
-from ckptconv.tables.model import Table
-from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
 if TYPE_CHECKING:
@@ -86,7 +84,7 @@ def verify(
         if forward:
             raise WrongUse("--forward compares two models; expected SRC and DST.")
         return Verification(str(source), None, files=receipts.check(Path(source)))
-    known = (read_table(table),) if table else tables()
+    known = tables(table)
     before, after = (_opened(path, known, allow_unknown) for path in (Path(source), Path(output)))
     with Reader(before.checkpoint, after.checkpoint) as reader:
         for side in (before, after):
@@ -113,7 +111,7 @@ class _Opened:
         return entries[self.found.entry if self.found else max(entries, key=lambda name: len(entries[name]))]
 
 
-def _opened(path: Path, known: tuple[Table, ...], allow_unknown: bool) -> _Opened:
+def _opened(path: Path, known: Tables, allow_unknown: bool) -> _Opened:
     checkpoint = open_checkpoint(path, allow_unknown)
     require_state_dict(checkpoint)
     return _Opened(checkpoint, detect(checkpoint, known).fit)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ckptconv.dtypes import DType
@@ -70,8 +70,7 @@ class Tensor(NamedTuple):
 StateDict = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """An opened checkpoint: what is in it and where, but none of the tensors' bytes.
 
     path: as given (a file, or the index of a sharded checkpoint).
@@ -91,11 +90,11 @@ class Checkpoint:
     container: str
     files: tuple[Path, ...]
     entries: Mapping[str, StateDict]
-    other: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    other: Mapping[str, Any] = MappingProxyType({})
+    metadata: Mapping[str, str] = MappingProxyType({})
     globals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    stamps: Mapping[Path, tuple[int, int, int, int]] = field(default_factory=dict)
+    stamps: Mapping[Path, tuple[int, int, int, int]] = MappingProxyType({})
     records: frozenset[str] | None = None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from ckptconv.containers.checkpoint import Checkpoint
@@ -65,7 +64,7 @@ def open_checkpoint(path: str | os.PathLike[str], allow_unknown: bool = False) -
         return _open_file(path, reading)
     chosen, notes = _choose(path)
     opened = _open_file(chosen, reading)
-    return replace(opened, notes=notes + opened.notes)
+    return opened._replace(notes=notes + opened.notes)
 
 
 def _open_file(path: Path, reading: Reading, shard: bool = False) -> Checkpoint:

@@ -11,8 +11,8 @@ from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.conversion.family import of_one_family
 from ckptconv.conversion.sides import Explained, Side, Together, View, views_of
 from ckptconv.detect import detect, require_state_dict, shapes
+from ckptconv.tables.catalog import Tables
 from ckptconv.tables.fit import Fit
-from ckptconv.tables.model import Table
 from ckptconv.text import printable
 
 _DEEPEST = 4  # parts of a prefix: `model.module.`
@@ -41,7 +41,7 @@ class Aligned:
         return len(self.pairs) + len(self.made) + alone + len(self.explained)
 
 
-def align(a: Checkpoint, b: Checkpoint, known: tuple[Table, ...]) -> Aligned:
+def align(a: Checkpoint, b: Checkpoint, known: Tables) -> Aligned:
     """Bring both under the same keys.
 
     Two layouts of one family: one is seen as the other, by the plan of a conversion (the values of tied keys are read

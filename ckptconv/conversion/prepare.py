@@ -44,7 +44,6 @@ from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fields import FieldValue, Resolved, Sides, resolve, stated
 from ckptconv.tables.fit import Fit
 from ckptconv.tables.model import Layout, Note, Table
-from ckptconv.tables.parse import read_table
 from ckptconv.text import printable
 
 _MEANINGLESS_WITH_SAME = {
@@ -158,7 +157,7 @@ def prepare(source: Path, options: Options) -> Prepared:
 
 
 def _prepare_layout(checkpoint: Checkpoint, source: Path, options: Options) -> Prepared:
-    known = (read_table(options.table),) if options.table else tables()
+    known = tables(options.table)
     target_table, target = layout_named(options.to, known)
     fit = fitting(checkpoint, known, options.layout_from)
     _require_reachable(checkpoint, fit, target_table, target)

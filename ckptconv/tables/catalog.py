@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from ckptconv.errors import BadTable, WrongUse
@@ -19,12 +21,23 @@ def folder() -> Path:
     raise BadTable(f"No mapping tables found in {package / 'mappings'}: reinstall ckptconv.", package)
 
 
-def tables() -> tuple[Table, ...]:
-    """Every table that ships, by family."""
-    return tuple(read_table(path) for path in sorted(folder().glob("*.tbl")))
+class Tables:
+    """The tables of these files, each read when it is first come to: most checkpoints fit the first ones."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths, self._read = tuple(paths), cache(read_table)
+
+    def __iter__(self) -> Iterator[Table]:
+        """In the order of the files. Raises BadTable."""
+        return map(self._read, self._paths)
 
 
-def layout_named(name: str, among: tuple[Table, ...]) -> tuple[Table | None, str]:
+def tables(own: Path | None = None) -> Tables:
+    """A user's own table; by default every table that ships, by family."""
+    return Tables([own] if own else sorted(folder().glob("*.tbl")))
+
+
+def layout_named(name: str, among: Iterable[Table]) -> tuple[Table | None, str]:
     """`family/layout` or `layout` alone → (its table, or None where several families have it; the layout's name).
 
     Raises WrongUse, with what there is, for a name that no table has.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptconv.tables.model import (
@@ -41,38 +40,38 @@ class Bad(Exception):
     """A defect on the line being read; `parse` adds the place."""
 
 
-@dataclass
 class Draft:
     """What has been read so far, and the prefixes in force."""
 
-    family: str = ""
-    layouts: list[Layout] = field(default_factory=list)
-    lets: dict[str, Let] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    ties: list[Tie] = field(default_factory=list)
-    equals: list[Equal] = field(default_factory=list)
-    consts: list[Const] = field(default_factory=list)
-    creates: list[Create] = field(default_factory=list)
-    drops: list[Drop] = field(default_factory=list)
-    has: list[Has] = field(default_factory=list)
-    lacks: list[Lacks] = field(default_factory=list)
-    heads: list[Heads] = field(default_factory=list)
-    selects: list[Select] = field(default_factory=list)
-    folds: list[Fold] = field(default_factory=list)
-    defaults: list[Default] = field(default_factory=list)
-    spellings: list[Spelling] = field(default_factory=list)
-    bases: list[Base] = field(default_factory=list)
-    strangers: list[Stranger] = field(default_factory=list)
-    known: list[Known] = field(default_factory=list)
-    resizes: list[Resize] = field(default_factory=list)
-    spares: list[Spare] = field(default_factory=list)
-    fields: list[Field] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    code: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=dict)
-    words: Words = field(default_factory=Words)
-    key_prefixes: list[str] = field(default_factory=list)
-    field_prefixes: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.family: str = ""
+        self.layouts: list[Layout] = []
+        self.lets: dict[str, Let] = {}
+        self.rows: list[Row] = []
+        self.ties: list[Tie] = []
+        self.equals: list[Equal] = []
+        self.consts: list[Const] = []
+        self.creates: list[Create] = []
+        self.drops: list[Drop] = []
+        self.has: list[Has] = []
+        self.lacks: list[Lacks] = []
+        self.heads: list[Heads] = []
+        self.selects: list[Select] = []
+        self.folds: list[Fold] = []
+        self.defaults: list[Default] = []
+        self.spellings: list[Spelling] = []
+        self.bases: list[Base] = []
+        self.strangers: list[Stranger] = []
+        self.known: list[Known] = []
+        self.resizes: list[Resize] = []
+        self.spares: list[Spare] = []
+        self.fields: list[Field] = []
+        self.notes: list[Note] = []
+        self.code: dict[str, tuple[str, ...]] = {}
+        self.about: dict[str, str] = {}
+        self.words: Words = Words()
+        self.key_prefixes: list[str] = []
+        self.field_prefixes: list[str] = []
 
     def table(self, path: Path) -> Table:
         """The finished table."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from typing import Generic, NamedTuple, TypeVar
@@ -198,13 +197,13 @@ def _in_order(
 T = TypeVar("T")
 
 
-@dataclass
 class _Node(Generic[T]):
     """A place in the tree of templates: what may come next (text; placeholders), and what ends here."""
 
-    children: dict[str, _Node[T]] = field(default_factory=dict)
-    places: list[tuple[Let, _Node[T]]] = field(default_factory=list)
-    payloads: tuple[T, ...] = ()
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[T]] = {}
+        self.places: list[tuple[Let, _Node[T]]] = []
+        self.payloads: tuple[T, ...] = ()
 
 
 class KeyIndex(Generic[T]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ckptconv.tables.expand import (
@@ -39,8 +38,7 @@ class Mismatch(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """A state dict seen as a layout.
 
     entry: the top-level entry that it lies under. spelled: how its keys were read (`spelled.original`: every key under

@@ -6,7 +6,6 @@ Named tuples: every command makes these classes when it starts, and dataclasses 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -280,8 +279,7 @@ class Field(NamedTuple):
     only: str | None = None
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A family: its layouts and everything that maps between them."""
 
     family: str

@@ -15,9 +15,9 @@ from ckptconv.conversion.prepare import source_documents
 from ckptconv.detect import Detected, detect, require_state_dict, state_dict_of
 from ckptconv.errors import VocabularyMismatch
 from ckptconv.plan import Facts
+from ckptconv.tables.catalog import Tables
 from ckptconv.tables.fields import stated
 from ckptconv.tables.fit import Fit
-from ckptconv.tables.model import Table
 from ckptconv.text import printable
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
 
@@ -58,7 +58,7 @@ class Subject:
         return printable(self.checkpoint.path.name)
 
 
-def subject(checkpoint: Checkpoint, tables: tuple[Table, ...], asked: Asked, reader: Reader) -> Subject:
+def subject(checkpoint: Checkpoint, tables: Tables, asked: Asked, reader: Reader) -> Subject:
     """Everything that the checks need, read once. Raises NotACheckpoint or VocabularyMismatch."""
     require_state_dict(checkpoint)
     detected = detect(checkpoint, tables)

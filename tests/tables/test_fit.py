@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptconv.errors import BadTable
 from ckptconv.tables.candidates import candidates
-from ckptconv.tables.catalog import tables
+from ckptconv.tables.catalog import Tables, tables
 from ckptconv.tables.expand import expand, names_of
 from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import Fit, Shapes, expected_keys, fit
@@ -144,10 +145,21 @@ def test_real_key_lists_of_xlmr_name_their_generation_size_and_heads(name: str):
 
 
 @pytest.mark.parametrize("name", ["fairseq_xlmr.v09.base", *LISTS][:2])
-def test_once_a_layout_fits_exactly_no_other_is_looked_at_closely(name: str):
-    best, *others = candidates(tables(), {"": read_shapes(name)})
-    assert best.exact
-    assert [other.name for other in others if other.coverage or other.slots] == []
+def test_an_exact_fit_stands_alone(name: str):
+    assert [found.exact for found in candidates(tables(), {"": read_shapes(name)})] == [True]
+
+
+def test_no_table_after_an_exact_fit_is_read():
+    shapes = read_shapes("hf_deltalm_fengshen.tiny")
+    behind = Tables([FAMILIES["deltalm"].path, Path("there_is_none.tbl")])
+    assert candidates(behind, {"": shapes})[0].name == "deltalm/hf"
+    with pytest.raises(BadTable, match="there_is_none"):
+        candidates(behind, {"": {**shapes, "another": (1,)}})
+
+
+def test_of_two_state_dicts_that_fit_the_first_one_counts():
+    entries = {"student": read_shapes("fairseq_xlmr.v09.base"), "teacher": read_shapes("hf_deltalm_fengshen.tiny")}
+    assert [(found.entry, found.name) for found in candidates(tables(), entries)] == [("student", "xlmr/fairseq-0.9")]
 
 
 @pytest.mark.parametrize("name", XMOD_LISTS)

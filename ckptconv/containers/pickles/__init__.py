@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptconv.containers.inert import Global, Node
 from ckptconv.containers.pickles.machine import PICKLE_LIMIT, BadView, Machine, Persist, Rebuild, Truncated
@@ -19,8 +19,7 @@ __all__ = ["PICKLE_LIMIT", "BadView", "Persist", "Pickle", "Truncated", "read_pi
 _WINDOW = 1 << 16  # instructions between two looks at the memory
 
 
-@dataclass(frozen=True)
-class Pickle:
+class Pickle(NamedTuple):
     """root: what the pickle holds. end: where it ends in the data. globals: every name it mentions, in order.
     memory: an estimate of the bytes that it takes."""
 
