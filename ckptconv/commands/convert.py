@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptconv.conversion.prepare import Options, prepare
 from ckptconv.plan import Plan
+from ckptconv.progress import Progress, unwatched
 from ckptconv.tables.fields import FieldValue
 
 
@@ -33,7 +34,7 @@ def convert(
     output: Path | str,
     options: Options,
     dry_run: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unwatched,
 ) -> Conversion:
     """Convert the checkpoint at `source` to `output`; with `dry_run`, only say what would be done.
 

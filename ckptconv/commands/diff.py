@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from ckptconv.conversion.align import Aligned, align, without
 from ckptconv.conversion.sides import Explained, Side, View
 from ckptconv.errors import WrongUse
 from ckptconv.keys import is_index
+from ckptconv.progress import Progress, counted, counter, unwatched
 from ckptconv.tables.catalog import tables
 from ckptconv.text import printable
 from ckptconv.values.compare import Comparison, Tolerance, comparisons
 from ckptconv.values.elements import RUN, Elements
-
-Progress = Callable[[int, int], None]
 
 __all__ = ["Difference", "diff"]
 _NAMED = 8  # entries in a note
@@ -35,7 +34,7 @@ def diff(
     rtol: float | None = None,
     ignore: Sequence[str] = (),
     table: Path | str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unwatched,
     allow_unknown: bool = False,
 ) -> Difference:
     """Compare two checkpoints; two layouts of one family are brought under the same keys first.
@@ -94,7 +93,7 @@ class _Values:
     """Reads what is to be compared, each pair of tensors once, and tells how far it is."""
 
     def __init__(self, aligned: Aligned, a: Reader, b: Reader, tolerance: Tolerance | None, progress: Progress) -> None:
-        self._sides, self._tolerance, self._progress = ((aligned.a, a), (aligned.b, b)), tolerance, progress
+        self._sides, self._tolerance = ((aligned.a, a), (aligned.b, b)), tolerance
         both = [pair for pair in (*aligned.pairs.values(), *aligned.made.values()) if pair[0].shape == pair[1].shape]
         self._pairs = {_identity(*pair): pair for pair in both}
         self._candidates = _candidates(aligned)
@@ -102,9 +101,8 @@ class _Values:
         for number, (side, _) in enumerate(self._sides):
             read = {tensor for pair in self._pairs.values() for tensor in _tensors(side, pair[number])}
             check_growth(side.checkpoint, read | set(self._candidates[number].values()))
-        self._total = sum(view.nbytes for pair in self._pairs.values() for view in pair)
-        self._total += sum(tensor.nbytes for tensor in hashed)
-        self._done = 0
+        total = sum(view.nbytes for pair in self._pairs.values() for view in pair)
+        self._count = counter(progress, total + sum(tensor.nbytes for tensor in hashed))
 
     def compare(self, left: View, right: View) -> Comparison | None:
         """None where the shapes differ."""
@@ -144,14 +142,9 @@ class _Values:
         from hashlib import blake2b
 
         digest = blake2b(digest_size=20)
-        for chunk in reader.chunks(tensor):
+        for chunk in counted(reader.chunks(tensor), self._count):
             digest.update(chunk)
-            self._count(len(chunk))
         return tensor.dtype, tensor.shape, digest.digest()
-
-    def _count(self, count: int) -> None:
-        self._done += count
-        self._progress(self._done, self._total)
 
 
 def _place(key: str) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -21,6 +21,7 @@ from ckptconv.containers.settings import Setting, config_beside, settings
 from ckptconv.detect import Detected, detect, state_dict_of
 from ckptconv.errors import Damaged, WrongUse
 from ckptconv.keys import collapsed, is_index
+from ckptconv.progress import Progress, counter, unwatched
 from ckptconv.tables.catalog import tables
 from ckptconv.tables.expressions import evaluate
 from ckptconv.tables.fit import Fit
@@ -111,7 +112,7 @@ def inspect(
     sort: str | None = None,
     stats: bool = False,
     config: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unwatched,
     allow_unknown: bool = False,
 ) -> Inspection:
     """Look at a checkpoint; no tensor is read, but for `stats`.
@@ -201,7 +202,7 @@ def _in_order(key: str) -> list[tuple[int, str]]:
 
 
 def _measured(
-    checkpoint: Checkpoint, tensors: StateDict, infos: Iterable[TensorInfo], progress: Callable[[int, int], None]
+    checkpoint: Checkpoint, tensors: StateDict, infos: Iterable[TensorInfo], progress: Progress
 ) -> list[TensorInfo]:
     """The infos with statistics; what is tied is read once."""
     from ckptconv.containers.read import Reader, check_growth
@@ -210,13 +211,7 @@ def _measured(
 
     distinct = dict.fromkeys(tensors.values())
     check_growth(checkpoint, distinct)
-    done, total = 0, sum(tensor.nbytes for tensor in distinct)
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, total)
-
+    count = counter(progress, sum(tensor.nbytes for tensor in distinct))
     with Reader(checkpoint) as reader:
         found = statistics((elements_of(tensor, reader) for tensor in distinct), count)
         measured = dict(zip(distinct, found, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.labels import listed_labels
 from ckptconv.errors import WrongUse
 from ckptconv.keys import collapsed
+from ckptconv.progress import Progress, unwatched
 from ckptconv.tables.catalog import tables
 from ckptconv.validation.config import config
 from ckptconv.validation.findings import Finding, by_severity, found
@@ -46,7 +47,7 @@ def validate(
     num_labels: int | None = None,
     labels_file: Path | str | None = None,
     table: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unwatched,
     allow_unknown: bool = False,
 ) -> Validation:
     """Check a checkpoint against its own config and vocabulary, and against what the task needs.

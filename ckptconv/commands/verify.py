@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.prepare import source_documents
 from ckptconv.detect import detect, require_state_dict, shapes, state_dict_of, with_head_of
 from ckptconv.errors import DoesNotFit, WrongUse
+from ckptconv.progress import Progress, counter, unwatched
 from ckptconv.proof import by_keys, by_table
 from ckptconv.proof.config import Disagreement, disagreements, unsaid
 from ckptconv.proof.found import Proof
@@ -27,8 +28,6 @@ from ckptconv.text import printable
 
 if TYPE_CHECKING:
     from ckptconv.forward import Forward
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def verify(
     output: Path | str | None = None,
     forward: bool = False,
     table: Path | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unwatched,
     allow_unknown: bool = False,
 ) -> Verification:
     """Prove that `output` holds what `source` holds, whatever tool wrote it; without `output`, that the files of
@@ -90,7 +89,7 @@ def verify(
         for side in (before, after):
             check_growth(side.checkpoint, set(side.tensors.values()))
         total = sum(tensor.nbytes for tensor in after.tensors.values())
-        values = Values(reader, _counter(progress, total))
+        values = Values(reader, counter(progress, total))
         if _by_table(before, after):
             return _with_table(before, after, values, forward, str(source), str(output))
         proof = by_keys.prove(before.tensors, after.tensors, values)
@@ -115,17 +114,6 @@ def _opened(path: Path, known: Tables, allow_unknown: bool) -> _Opened:
     checkpoint = open_checkpoint(path, allow_unknown)
     require_state_dict(checkpoint)
     return _Opened(checkpoint, detect(checkpoint, known).fit)
-
-
-def _counter(progress: Progress, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done = min(done + more, total)
-        progress(done, total)
-
-    return count
 
 
 def _by_table(before: _Opened, after: _Opened) -> bool:

@@ -24,10 +24,9 @@ from ckptconv.conversion.receipt import receipt
 from ckptconv.conversion.stream import stream
 from ckptconv.errors import WrongUse
 from ckptconv.plan import Step
+from ckptconv.progress import Progress, counted, counter
 from ckptconv.receipts import NAME, place
 from ckptconv.text import printable
-
-Progress = Callable[[int, int], None]
 
 _OTHER_SUFFIXES = frozenset({".bin", ".pth", ".ckpt", ".pkl", ".pickle", ".torchscript", ".ptl"})
 # The one file that a directory of such a container has; of others it may be several.
@@ -54,36 +53,23 @@ def write(prepared: Prepared, output: Path, progress: Progress) -> Written:
 
 
 def _items(prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], progress: Progress) -> list[Item]:
-    meter = _Meter(progress, sum(step.nbytes for step in prepared.plan.steps if step.tied_to is None))
+    count = counter(progress, sum(step.nbytes for step in prepared.plan.steps if step.tied_to is None))
     return [
-        Item(step.key, step.dtype, step.shape, _metered(step, prepared, reader, overflows, meter), step.tied_to)
+        Item(step.key, step.dtype, step.shape, _metered(step, prepared, reader, overflows, count), step.tied_to)
         for step in prepared.plan.steps
     ]
 
 
 def _metered(
-    step: Step, prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], meter: _Meter
+    step: Step, prepared: Prepared, reader: Reader, overflows: dict[str, Overflow], count: Callable[[int], None]
 ) -> Callable[[], Iterator[Any]]:
     """A function that yields the target tensor's bytes, and counts them."""
 
     def chunks() -> Iterator[Any]:
         overflow = overflows.setdefault(step.key, Overflow())
-        return meter.count(stream(step, prepared.state_dict, reader, overflow))
+        return counted(stream(step, prepared.state_dict, reader, overflow), count)
 
     return chunks
-
-
-class _Meter:
-    """Counts the bytes that went by."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def count(self, chunks: Iterator[Any]) -> Iterator[Any]:
-        for chunk in chunks:
-            yield chunk
-            self._done += len(chunk)
-            self._progress(self._done, self._total)
 
 
 def _write_all(prepared: Prepared, output: Path, items: list[Item]) -> tuple[list[str], list[str]]:

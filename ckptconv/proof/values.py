@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 from ckptconv.containers.checkpoint import StateDict, Tensor
 from ckptconv.containers.read import Reader
 from ckptconv.dtypes import BY_NAME, FLOATS, DType
+from ckptconv.progress import counted
 from ckptconv.tables.expand import Slot
 from ckptconv.values.compare import Comparison, compare, comparisons, numbers
 from ckptconv.values.elements import elements_of
@@ -53,7 +53,7 @@ class Values:
 
     def _judge(self, source: Tensor, target: Tensor, added: Tensor | None) -> tuple[str, str]:
         if added is not None:
-            theirs = self._counted(self.reader.chunks(target))
+            theirs = counted(self.reader.chunks(target), self.progress)
             wide = BY_NAME["F64" if "F64" in (source.dtype.name, added.dtype.name) else "F32"]
             sums = compare(self._sums(source, added, wide), wide, theirs, target.dtype)
             return _verdict(sums, target, "folded", target.dtype == wide)
@@ -76,17 +76,12 @@ class Values:
         """Whether all of its elements are this number."""
         if tensor.dtype not in FLOATS:
             return False
-        pieces = (numbers(data, tensor.dtype, "F64") for data in self._counted(self.reader.chunks(tensor)))
+        pieces = (numbers(data, tensor.dtype, "F64") for data in counted(self.reader.chunks(tensor), self.progress))
         return all(bool((piece == value).all()) for piece in pieces)
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
         """Whether two tensors have the same dtype, shape and bytes."""
         return self.reader.equal(a, b)
-
-    def _counted(self, chunks: Iterator[Any]) -> Iterator[Any]:
-        for chunk in chunks:
-            yield chunk
-            self.progress(len(chunk))
 
 
 def _verdict(found: Comparison, target: Tensor, status: str, exactly: bool) -> tuple[str, str]:

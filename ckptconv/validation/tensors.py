@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from ckptconv.containers.checkpoint import shared_views
 from ckptconv.containers.read import Reader
 from ckptconv.dtypes import FLOATS
 from ckptconv.keys import collapsed
+from ckptconv.progress import Progress, counter
 from ckptconv.tables.expressions import evaluate
 from ckptconv.text import printable
 from ckptconv.validation.findings import Finding, found
@@ -17,7 +18,6 @@ from ckptconv.values.stats import Stats, statistics
 
 _SHOWN = 6
 _FP16_MAX = 65504.0
-Progress = Callable[[int, int], None]
 
 
 def keys(subject: Subject) -> Iterator[Finding]:
@@ -66,13 +66,7 @@ def values(subject: Subject, reader: Reader, progress: Progress) -> Iterator[Fin
     shared = shared_views(subject.state_dict)
     named = ((key, tensor) for key, tensor in subject.state_dict.items() if key not in shared)
     tensors = {key: tensor for key, tensor in named if tensor.dtype in FLOATS}
-    done, total = 0, sum(tensor.nbytes for tensor in tensors.values())
-
-    def read(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total)
-
+    read = counter(progress, sum(tensor.nbytes for tensor in tensors.values()))
     broken: dict[str, list[tuple[str, int]]] = {"nan": [], "inf": []}
     large: list[tuple[str, float]] = []
     measured = statistics((elements_of(tensor, reader) for tensor in tensors.values()), read)

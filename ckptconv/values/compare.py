@@ -8,7 +8,7 @@ from functools import reduce
 from math import inf, isfinite, sqrt
 from typing import Any
 
-from ckptconv.arrays import converted, element_type
+from ckptconv.arrays import converted, element_type, inner
 from ckptconv.containers.read import Run
 from ckptconv.dtypes import FLOATS, DType
 from ckptconv.parallel import grouped
@@ -16,7 +16,6 @@ from ckptconv.values.elements import Elements, side_by_side
 
 _PIECE = 1 << 20  # bytes that are compared at a time, as many as readers give: two threads need long calls of numpy
 _FIRST = 1 << 10  # bytes that already tell most pieces apart
-_ROW = 1 << 12  # products that are summed in their own precision; the sums are added in float64
 _SMALL = 1e-30  # a smaller sum of squares may have lost some of them in float32
 _LARGE = 1e300
 _OPPOSITE = 2.0  # |a - b| / max(|a|, |b|) of a and -a: there is no larger one
@@ -301,16 +300,8 @@ class _Tally:
 
 def _products(x: Any, y: Any, gap: Any) -> list[float]:
     """Of A with itself, B with itself, A with B, and B - A with itself."""
-    own = _product(x, x)
-    return [own, own, own, 0.0] if y is x else [own, _product(y, y), _product(x, y), _product(gap, gap)]
-
-
-def _product(x: Any, y: Any) -> float:
-    import numpy as np
-
-    whole = x.size // _ROW * _ROW
-    rows = np.matmul(x[:whole].conj().reshape(-1, 1, _ROW), y[:whole].reshape(-1, _ROW, 1))
-    return float(rows.real.sum(dtype="f8")) + float(np.vdot(x[whole:], y[whole:]).real)
+    own = inner(x, x)
+    return [own, own, own, 0.0] if y is x else [own, inner(y, y), inner(x, y), inner(gap, gap)]
 
 
 def _largest_ratio(x: Any, y: Any, gap: Any) -> float:

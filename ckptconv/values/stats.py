@@ -8,7 +8,7 @@ from functools import reduce
 from math import hypot, isfinite, ldexp, sqrt
 from typing import Any, NamedTuple
 
-from ckptconv.arrays import converted, element_type
+from ckptconv.arrays import converted, element_type, inner, total
 from ckptconv.containers.read import Run
 from ckptconv.dtypes import DType
 from ckptconv.parallel import grouped
@@ -18,7 +18,6 @@ Bytes = bytes | bytearray | memoryview
 _Array = Any
 
 _BLOCK = 1 << 20  # bytes looked at together: enough for numpy, little enough for the cache
-_RUN = 1 << 10  # elements that are squared and summed up together, in their own type
 # So many float32 numbers are summed in float32 first: the errors of the runs cancel each other out.
 _MANY = 1 << 16
 # But not where the largest is smaller than this, and its square lost, or the mean is large beside the deviation.
@@ -177,17 +176,17 @@ class _Numbers:
             finite = values[np.isfinite(values, out=flags)]
             inf = values.size - finite.size - nan
             low, high = (finite.min().item(), finite.max().item()) if finite.size else (0.0, 0.0)
-            return _Part(values.size, zeros, nan, inf, finite.size, low, high, *self._moments(finite, low, high))
-        return _Part(values.size, zeros, 0, 0, values.size, low, high, *self._moments(values, low, high))
+            return _Part(values.size, zeros, nan, inf, finite.size, low, high, *self._spread(finite, low, high))
+        return _Part(values.size, zeros, 0, 0, values.size, low, high, *self._spread(values, low, high))
 
-    def _moments(self, values: _Array, low: float, high: float) -> tuple[float, float]:
+    def _spread(self, values: _Array, low: float, high: float) -> tuple[float, float]:
         """Mean and standard deviation of finite values."""
         import numpy as np
 
         if low == high:
             return float(low), 0.0
         if values.dtype == "f4" and values.size >= _MANY and max(-low, high) > _TINY:
-            mean, square = _sum(values) / values.size, _squares(values) / values.size
+            mean, square = total(values) / values.size, inner(values, values) / values.size
             if isfinite(square) and square > _WIDE * mean * mean:
                 return mean, sqrt(square - mean * mean)
         if values.size > self._wide.size:
@@ -206,31 +205,13 @@ def _moments(wide: _Array, low: float, high: float) -> tuple[float, float]:
         np.ldexp(wide, -exponent, out=wide)
     else:
         exponent = 0
-    mean = _sum(wide) / wide.size
-    square = _squares(wide) / wide.size - mean * mean
+    mean = total(wide) / wide.size
+    square = inner(wide, wide) / wide.size - mean * mean
     if square < _NARROW * mean * mean:
         wide -= mean
-        rest = _sum(wide) / wide.size
-        mean, square = mean + rest, _squares(wide) / wide.size - rest * rest
+        rest = total(wide) / wide.size
+        mean, square = mean + rest, inner(wide, wide) / wide.size - rest * rest
     return ldexp(mean, exponent), ldexp(sqrt(square), exponent)
-
-
-def _sum(values: _Array) -> float:
-    """The sum, in float64 of runs that BLAS sums up, which is faster than numpy's own."""
-    import numpy as np
-
-    whole = values.size // _RUN * _RUN
-    rows = np.matmul(values[:whole].reshape(-1, 1, _RUN), np.ones((_RUN, 1), values.dtype))
-    return float(rows.sum(dtype="f8")) + float(values[whole:].sum(dtype="f8"))
-
-
-def _squares(values: _Array) -> float:
-    """The sum of the squares; in runs that are too short for BLAS to start threads, which cost more than they bring."""
-    import numpy as np
-
-    whole = values.size // _RUN * _RUN
-    rows = np.matmul(values[:whole].reshape(-1, 1, _RUN), values[:whole].reshape(-1, _RUN, 1))
-    return float(rows.sum(dtype="f8")) + float(np.dot(values[whole:], values[whole:]))
 
 
 class _Bytes:
