@@ -233,3 +233,19 @@ def test_casts_touch_floats_only_and_ties_survive_same():
         ("h", "BF16", "copy+cast"),
     ]
     assert all(step.op in ("copy", "tie") for step in same_plan(tensors, {"b": "a"}, None).steps)
+
+
+def test_an_equal_line_may_speak_of_one_layer():
+    text = """
+    layout a torch -
+    layout b torch -
+    let i 0..layers
+    d,d layers.{i}.w l.{i}.w
+    d,d layers.{i}.v l.{i}.v
+    equal alike a layers.1.w layers.1.v
+    """
+    table = parse(text, Path("mappings/toy.tbl"))
+    found = fit(table, "b", {f"l.{number}.{name}": (3, 3) for number in range(2) for name in "wv"})
+    assert ties(found, NOTHING, found.dims) == {"alike": False}
+    assert ties(found, Facts({"l.1.v": "l.1.w"}, frozenset(), {}), found.dims) == {"alike": True}
+    assert ties(found, NOTHING, {**found.dims, "layers": 1}) == {"alike": True}  # neither of them is there

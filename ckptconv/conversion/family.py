@@ -119,7 +119,7 @@ def _planned(
         keys = tuple(original[key] for key in step.sources)
         stored = step.tied_to is None and step.key not in created
         made = "" if step.sources else reasons.get(step.key, created[step.key])
-        whole = replace(step, parts=owner.parts)
+        whole = step._replace(parts=owner.parts)
         yield step.key, View(keys, step.dtype, step.shape, whole, stored, made, options.get(step.key, ""))
 
 

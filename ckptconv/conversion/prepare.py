@@ -215,7 +215,7 @@ def _prepare_same(checkpoint: Checkpoint, source: Path, options: Options) -> Pre
         entry,
         None,
         None,
-        replace(plan, dropped=tuple(left)),
+        plan._replace(dropped=tuple(left)),
         Resolved(tuple(FieldValue("", name, value, "source") for name, value in kept.items()), (), (), ()),
         companion_files(checkpoint) if source.is_dir() else {},
         (),
@@ -272,7 +272,7 @@ def _prepare(checkpoint: Checkpoint, fit: Fit, target: str, options: Options, wh
         if name not in documents[""] and name not in fit.table.words.inside and node is not None
     )
     left = tuple(Told(name, "another state dict of the same file") for name in checkpoint.entries if name != fit.entry)
-    plan = respelled(replace(plan, dropped=(*plan.dropped, *left, *other)), fit.spelled.original)
+    plan = respelled(plan._replace(dropped=(*plan.dropped, *left, *other)), fit.spelled.original)
     kept = tokenizer_beside(beside, fit.table.words) if target == fit.layout.name else ()
     made = extras(fit.table, target, config, beside, labels, plan.dims, kept, vocabulary)
     found = (*beside.notes, *(vocabulary.notes if vocabulary else ()), *labels.notes, *spoken.notes)

@@ -36,8 +36,8 @@ def receipt(prepared: Prepared, sources: tuple[Hashed, ...], written: Iterable[H
         "table": _table(prepared.table),
         "options": _options(prepared.options),
         "tensors": len(plan.steps),
-        "dropped": [vars(told) for told in plan.dropped],
-        "created": [vars(told) for told in plan.created],
+        "dropped": [told._asdict() for told in plan.dropped],
+        "created": [told._asdict() for told in plan.created],
         "resized": [
             {"key": each.key, "from": each.before, "to": each.after, "rows": each.rows} for each in plan.resized
         ],

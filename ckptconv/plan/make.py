@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from ckptconv.dtypes import BY_NAME, FLOATS, DType
 from ckptconv.plan.heads import Chosen
@@ -18,7 +17,9 @@ from ckptconv.tables.expand import (
     expand,
     fill_in,
     placeholders,
+    slots_of,
     templates,
+    there_at,
     written_out,
 )
 from ckptconv.tables.fit import Fit, tensor_shape
@@ -41,12 +42,18 @@ def ties(fit: Fit, facts: Facts, dims: Dims) -> dict[str, bool]:
     """The `equal` lines of the table, judged on the values, for tensors of the sizes `dims`."""
     verdicts = {}
     for line in fit.table.equals:
-        there = {slot.key: (param, slot.shape) for param, slot in expand(fit.table, line.layout, dims).items()}
+        rows = [row for row in there_at(fit.table, line.layout, dims) if _could_be(row.text, line.keys)]
+        there = {slot.key: (param, slot.shape) for param, slot in slots_of(rows, fit.table.lets, dims).items()}
         found = [there[key] for key in line.keys if key in there]
         # A parameter that the source's layout lacks is created as a copy of the other.
         keys = {facts.same(fit.slots[param].key) for param, _ in found if param in fit.slots}
         verdicts[line.name] = len(keys) <= 1 and len({shape for _, shape in found}) <= 1
     return verdicts
+
+
+def _could_be(template: str, keys: Iterable[str]) -> bool:
+    head = template.partition("{")[0]
+    return any(key.startswith(head) for key in keys)
 
 
 def resized_dims(dims: Dims, wanted: Mapping[str, int]) -> Dims:
@@ -130,7 +137,7 @@ def _steps(
             created.append(Told(key, f"{fit.name} has none: made up, {line.value:g} everywhere"))
         else:
             source = fill_in(line.source, dict(values))
-            steps[key] = replace(steps[source], key=key)
+            steps[key] = steps[source]._replace(key=key)
             created.append(Told(key, f"{fit.name} has none: tied to {source}"))
     return [steps[key] for key in by_key], created
 
@@ -151,7 +158,7 @@ def _copies(table: Table, target: str, steps: Iterable[Step]) -> list[tuple[Step
             for step in steps:
                 if step.key.startswith(head):
                     key = fill_in(line.template, {names[0]: step.key.removeprefix(head)})
-                    copies.append((replace(step, key=key, tied_to=step.key), f"{head}*"))
+                    copies.append((step._replace(key=key, tied_to=step.key), f"{head}*"))
     return copies
 
 
@@ -184,7 +191,7 @@ def _coalesced(parts: Iterable[Rows | Fill]) -> list[Rows | Fill]:
             and (last.key, last.stop, last.transposed, last.plus) == (part.key, part.start, False, part.plus)
             and not part.transposed
         ):
-            merged[-1] = replace(last, stop=part.stop)
+            merged[-1] = last._replace(stop=part.stop)
         else:
             merged.append(part)
     return merged
@@ -209,7 +216,7 @@ def _with_aliases(table: Table, target: str, steps: list[Step]) -> list[Step]:
             for at, key in enumerate(tie.keys):
                 rows = [other for other in (*tie.keys[at + 1 :], *reversed(tie.keys[:at])) if other in by_key]
                 if key not in with_row and rows:
-                    steps = [replace(by_key[rows[0]], key=key), *steps]
+                    steps = [by_key[rows[0]]._replace(key=key), *steps]
     return steps
 
 
@@ -223,32 +230,33 @@ def _with_ties(table: Table, target: str, steps: list[Step], facts: Facts, equal
             if key in by_key:
                 step = by_key[key]
                 parts = tuple(
-                    replace(part, key=facts.same(part.key)) if isinstance(part, Rows) else part for part in step.parts
+                    part._replace(key=facts.same(part.key)) if isinstance(part, Rows) else part for part in step.parts
                 )
                 first = kept.setdefault((number, step.shape, step.dtype, parts), key)
                 if first != key:
                     tied[key] = first
     # A copy is tied to a key that may be tied itself: to that one's owner, then.
-    return [replace(step, tied_to=tied.get(step.tied_to or step.key, step.tied_to)) for step in steps]
+    return [step._replace(tied_to=tied.get(step.tied_to or step.key, step.tied_to)) for step in steps]
 
 
 def _cast(step: Step, cast: DType | None) -> Step:
     if cast is None or step.dtype == cast or step.dtype not in FLOATS:
         return step
-    return replace(step, dtype=cast, casts=True)
+    return step._replace(dtype=cast, casts=True)
 
 
 def respelled(plan: Plan, original: Mapping[str, str]) -> Plan:
     """The plan with the source's keys as the file has them. original: key as the table has it → key in the file."""
+    if all(key == name for key, name in original.items()):
+        return plan
 
     def part(rows: Rows | Fill) -> Rows | Fill:
         if isinstance(rows, Fill):
             return rows
-        plus = rows.plus and replace(rows.plus, key=original[rows.plus.key])
-        return replace(rows, key=original[rows.key], plus=plus)
+        plus = rows.plus and rows.plus._replace(key=original[rows.plus.key])
+        return rows._replace(key=original[rows.key], plus=plus)
 
-    return replace(
-        plan,
-        steps=tuple(replace(step, parts=tuple(map(part, step.parts))) for step in plan.steps),
-        dropped=tuple(replace(told, key=original.get(told.key, told.key)) for told in plan.dropped),
+    return plan._replace(
+        steps=tuple(step._replace(parts=tuple(map(part, step.parts))) for step in plan.steps),
+        dropped=tuple(told._replace(key=original.get(told.key, told.key)) for told in plan.dropped),
     )

@@ -140,12 +140,16 @@ def expand(table: Table, layout: str, dims: Dims) -> dict[Param, Slot]:
 
     Rows under an option that `dims` doesn't set are left out. A size that `dims` lacks is 0.
     """
+    return slots_of(there_at(table, layout, dims), table.lets, dims)
+
+
+def slots_of(there: Sequence[Template], lets: Mapping[str, Let], dims: Dims) -> dict[Param, Slot]:
+    """The parameters that these templates of one layout stand for."""
     slots: dict[Param, Slot] = {}
-    there = there_at(table, layout, dims)
     by_name = any("@" in size for size in dims)  # else a template's parameters all have one shape
     for block in _blocks(there):
         shapes = {(template.row.line, template.text): _shape(template, (), dims) for template in block}
-        for key, template, values in _in_order(block, table.lets, dims):
+        for key, template, values in _in_order(block, lets, dims):
             shape = _shape(template, values, dims) if by_name else shapes[template.row.line, template.text]
             param = Param(template.row.line, tuple(sorted(template.values + values)))
             slots[param] = Slot(key, template.cell, shape, template.symbols, template.row.line)
