@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from ckptconv.vocabulary import SPECIAL, UNK, Dictionary
+from ckptconv.vocabulary.dictionary import SPECIAL, UNK, Dictionary
 from ckptconv.vocabulary.tokenizer import TokenizerReport, export_tokenizer
 from ckptconv.words import Words
 

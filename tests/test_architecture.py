@@ -98,6 +98,8 @@ WRITING = ("ckptconv.containers.writing", "ckptconv.conversion.write")
 UNREAD = (*HEAVY, *WRITING, "numpy", "ckptconv.values")  # what who reads no tensor's bytes has no use for
 UNUSED = ("hashlib", "difflib", "concurrent.futures", "ckptconv.receipts")
 EXAMPLE = "examples/deltalm-numbers/finetuned"
+BARE = "tests/golden/deltalm_pretrained_weights_tiny.pt"
+WORDS = tuple(f"ckptconv.vocabulary.{name}" for name in ("spm", "bpe", "tokenizer", "from_tokenizer", "normalizer"))
 STARTS = {
     "import": ("import ckptconv", (*HEAVY, "numpy", "rich", "click", "ckptconv.containers")),
     "help": ("main(['--help'])", (*HEAVY, "numpy", "rich", "ckptconv.containers", "ckptconv.tables")),
@@ -110,6 +112,10 @@ STARTS = {
     "dry run": (
         f"main(['convert', {EXAMPLE!r}, 'x', '--to', 'hf', '--dry-run', '--json'])",
         (*HEAVY[:4], *WRITING, "rich", "hashlib", "difflib"),
+    ),
+    "dry run without a vocabulary": (
+        f"main(['convert', {BARE!r}, 'x', '--to', 'hf', '--dry-run', '--json'])",
+        (*HEAVY, *WRITING, *WORDS, *UNUSED[:2], *UNUSED[3:], "rich", "ckptconv.containers.paddle"),
     ),
     "inspect stats": (f"main(['inspect', {EXAMPLE!r}, '--stats', '--json'])", (*HEAVY, "rich", "ckptconv.conversion")),
     "diff": (f"main(['diff', {EXAMPLE!r}, {EXAMPLE!r}, '--json'])", (*HEAVY, *WRITING, *UNUSED, "rich", "numpy")),

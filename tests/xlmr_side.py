@@ -23,7 +23,7 @@ from fairseq.models.roberta import RobertaModel, XLMRModel
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from torch import Tensor
 
-from ckptconv.vocabulary import Dictionary
+from ckptconv.vocabulary.dictionary import Dictionary
 from tests.fairseq_side import dictionary, quiet
 from tests.xlmr.hf_side import shake
 from tests.xlmr.samples import SIZES

@@ -13,9 +13,9 @@ from ckptconv.tables.model import Const
 def target(fit: Fit, dims: Dims) -> Target:
     """The layout of `fit` at these dims (the checkpoint's, which another layout of the family may show better)."""
     table, layout = fit.table, fit.layout.name
-    always = {line.option: True for line in table.has if line.layout == layout}
+    always = {line.option: True for line in table.has if line.layout == layout and not dims.get(line.option)}
     wanted = dict(expected_keys(table, layout, {**dims, **always}))
-    own = {key for key, _ in expected_keys(table, layout, dims)}
+    own = {key for key, _ in expected_keys(table, layout, dims)} if always else {*wanted}
     made_up = Reason(f"every {layout} file has one; ckptconv convert makes it up", False)
     return Target(
         kind="layout",

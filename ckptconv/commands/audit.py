@@ -173,7 +173,7 @@ def _against_layout(seen: _Source, layout: str) -> _Setting:
     found = seen.detected.fit
     if found is not None and layout in [each.name for each in found.table.layouts]:
         layout = f"{found.table.family}/{layout}"
-    fit = named(seen.checkpoint, seen.tables, layout)
+    fit = found if found is not None and found.name == layout else named(seen.checkpoint, seen.tables, layout)
     dims = found.dims if found and found.table is fit.table else fit.dims
     target = layouts.target(fit, dims)
     source = shapes(seen.checkpoint.entries[fit.entry])

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from ckptconv.dtypes import DType
 
+PADDLE_NAMES = "StructuredToParameterName@@"  # Paddle's entry for what its programs call the parameters
+
 
 class Storage(NamedTuple):
     """A run of bytes in a file, that one or more tensors view.

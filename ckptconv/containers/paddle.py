@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ckptconv.containers.checkpoint import Checkpoint, StateDict, Storage, Tensor
+from ckptconv.containers.checkpoint import PADDLE_NAMES, Checkpoint, StateDict, Storage, Tensor
 from ckptconv.containers.files import Source
 from ckptconv.containers.inert import Call, Dict, Global, List, Node, Pair, pairs_of, walk
 from ckptconv.containers.latin1 import spelt_bytes, spelt_storage
@@ -32,7 +32,6 @@ from ckptconv.dtypes import BY_NAME, DType
 from ckptconv.errors import Damaged, NotACheckpoint, Unsafe, Unsupported
 from ckptconv.text import printable
 
-NAMES = "StructuredToParameterName@@"
 _SLICES = "UnpackBigParamInfor@@"
 _MODULES = ("numpy.core", "numpy._core")
 _RECONSTRUCT = frozenset(f"{module}.multiarray._reconstruct" for module in _MODULES)
@@ -68,7 +67,7 @@ def open_paddle(source: Source, reading: Reading) -> Checkpoint:
     _Arrays(source, skimmed.letters).find(pickle.root)
     root, names = Dict(), Dict()
     for pair in _join_slices(source, pairs_of(pickle.root) or []):
-        (names if pair[0] == NAMES else root).pairs.append(pair)
+        (names if pair[0] == PADDLE_NAMES else root).pairs.append(pair)
     if len(names.pairs) > 1:  # a key twice is an error everywhere
         root.pairs += names.pairs
     entries, other = split(root, source.path, reading)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ckptconv.containers.checkpoint import Checkpoint
+from ckptconv.containers.checkpoint import PADDLE_NAMES, Checkpoint
 from ckptconv.containers.safetensors import TIED
 from ckptconv.containers.torch_zip import BYTE_ORDER, FORMAT_VERSION
 
@@ -60,9 +60,7 @@ def _safetensors(checkpoint: Checkpoint) -> Iterator[Producer]:
 def _paddle(checkpoint: Checkpoint) -> Iterator[Producer]:
     """paddle.save: python/paddle/framework/io.py, `_build_saved_state_dict`. It has stored no version so far."""
     if checkpoint.container == "paddle":
-        from ckptconv.containers.paddle import NAMES
-
-        named = ", and the parameters' names in a program" if NAMES in checkpoint.other else ""
+        named = ", and the parameters' names in a program" if PADDLE_NAMES in checkpoint.other else ""
         yield Producer("paddle", "", f"a pickle of numpy arrays{named}")
 
 

@@ -7,14 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptconv import receipts
 from ckptconv.containers.checkpoint import Checkpoint
 from ckptconv.containers.files import from_elsewhere
 from ckptconv.errors import VocabularyMismatch, WrongUse
 from ckptconv.smallfiles import read_regular
 from ckptconv.text import printable
-from ckptconv.vocabulary import Dictionary
-from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.vocabulary.dictionary import Dictionary
 from ckptconv.vocabulary.listed import listed_beside, read_listed
 from ckptconv.words import Words
 
@@ -91,11 +89,13 @@ def companions(
 
 def _from_tokenizer(folder: Path, words: Words, spm: Path | None) -> Companions:
     """What a Hugging Face directory says of its vocabulary: in tokenizer.json, or else in its sentencepiece model."""
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        if not (words.spm and (folder / words.spm).is_file() and (folder / "config.json").is_file()):
-            return Companions((), (), spm, None, False)
-        return Companions((export_dictionary(folder, words),), (), spm, folder / words.spm, False)
+    tokenizer, there = folder / "tokenizer.json", (folder / "tokenizer.json").is_file()
+    if not there and not (words.spm and (folder / words.spm).is_file() and (folder / "config.json").is_file()):
+        return Companions((), (), spm, None, False)
+    from ckptconv.vocabulary.from_tokenizer import export_dictionary
+
+    if not there:
+        return Companions((export_dictionary(folder, words),), (), spm, folder / str(words.spm), False)
     target = folder / "target_tokenizer"
     folders = (folder, target) if (target / "tokenizer.json").is_file() else (folder,)
     return Companions(tuple(export_dictionary(each, words) for each in folders), (), spm, tokenizer, False)
@@ -127,10 +127,12 @@ def language(dictionary: Path) -> str | None:
 def companion_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """The small files beside the weights that `--to same` takes along: configs, vocabularies, code; no weights, and
     nothing that a link takes from elsewhere (the Hub's cache links to its own `blobs`)."""
+    from ckptconv.receipts import NAME
+
     weights = {path.name for path in checkpoint.files}
     found, left = {}, _MAX_COMPANION
     for path in sorted(checkpoint.path.parent.iterdir()):
-        taken = path.suffix in _COMPANIONS and path.name not in weights and path.name != receipts.NAME
+        taken = path.suffix in _COMPANIONS and path.name not in weights and path.name != NAME
         if taken and not path.name.endswith(".index.json") and path.is_file() and not from_elsewhere(path, path.parent):
             with suppress(OSError):  # too large
                 found[path.name] = read_regular(path, left)

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.conversion.companions import Companions
 from ckptconv.conversion.labels import BESIDE, Labels
-from ckptconv.conversion.pieces import Vocabulary, original_files, transformers_files
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fields import Resolved
 from ckptconv.tables.model import Table
 from ckptconv.text import printable
-from ckptconv.vocabulary import Dictionary, SpmModel, read_small
-from ckptconv.vocabulary.from_tokenizer import spm_from_tokenizer
+from ckptconv.vocabulary.dictionary import Dictionary, read_small
 from ckptconv.vocabulary.listed import listed_beside, listed_text
-from ckptconv.vocabulary.tokenizer import tokenizer_files
 from ckptconv.words import Words
+
+if TYPE_CHECKING:
+    from ckptconv.conversion.pieces import Vocabulary
 
 TARGET_TOKENIZER = "target_tokenizer"
 _CODE = Path(__file__).parent.parent / "hf"
@@ -83,6 +83,8 @@ def _byte_pairs(
     table: Table, config: Resolved, vocabulary: Vocabulary, files: Mapping[str, bytes], dims: Mapping[str, int]
 ) -> Extras:
     """A tokenizer beside a config.json; for any other layout, entries of the checkpoint, and files of the codes."""
+    from ckptconv.conversion.pieces import original_files, transformers_files
+
     rows = _rows(table, dims)[0]
     if "config.json" not in files:
         entries, made, notes = original_files(vocabulary, table.words, rows)
@@ -97,6 +99,8 @@ def _with_spm(
     made: dict[str, bytes], notes: list[str], tokenizer: Path, words: Words
 ) -> tuple[dict[str, bytes], list[str]]:
     """The files with a sentencepiece model made from tokenizer.json, for directories that no longer have one."""
+    from ckptconv.vocabulary.from_tokenizer import spm_from_tokenizer
+
     assert words.spm
     try:
         model = spm_from_tokenizer(tokenizer.parent, words)
@@ -116,6 +120,9 @@ def _hugging_face_words(
     if not beside.dictionaries or beside.spm is None:
         lacking = [name for name, there in (("--dict", beside.dictionaries), ("--spm", beside.spm)) if not there]
         return {}, [f"no tokenizer was written: it needs {' and '.join(lacking)}"]
+    from ckptconv.vocabulary.spm import SpmModel
+    from ckptconv.vocabulary.tokenizer import tokenizer_files
+
     files: dict[str, bytes] = {}
     notes: list[str] = []
     longest = _max_positions(table, dims)

@@ -11,7 +11,7 @@ from typing import Any
 from ckptconv.errors import DoesNotFit
 from ckptconv.smallfiles import check_values
 from ckptconv.text import printable
-from ckptconv.vocabulary import read_small
+from ckptconv.vocabulary.dictionary import read_small
 
 # fairseq's sentence_prediction task reads label/dict.txt below its data.
 BESIDE = ("label.dict.txt", "label/dict.txt", "dict.label.txt")

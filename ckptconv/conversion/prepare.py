@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckptconv.containers.checkpoint import Checkpoint, StateDict, shared_views
+from ckptconv.containers.checkpoint import PADDLE_NAMES, Checkpoint, StateDict, shared_views
 from ckptconv.containers.inert import Dict
 from ckptconv.containers.open import open_checkpoint
-from ckptconv.containers.paddle import NAMES
 from ckptconv.containers.plain import is_plain, plain
 from ckptconv.containers.read import Reader, check_growth
 from ckptconv.conversion.companions import companion_files, companions, tokenizer_beside
@@ -18,7 +17,6 @@ from ckptconv.conversion.extras import extras
 from ckptconv.conversion.facts import read_facts
 from ckptconv.conversion.labels import read_labels
 from ckptconv.conversion.languages import read_languages
-from ckptconv.conversion.pieces import Vocabulary, read_pieces
 from ckptconv.conversion.rows import Asked, check_vocabulary, vocabulary_dims, wanted_rows
 from ckptconv.detect import fitting, require_state_dict, state_dict_of
 from ckptconv.dtypes import BY_NAME, DType
@@ -45,6 +43,9 @@ from ckptconv.tables.fields import FieldValue, Resolved, Sides, resolve, stated
 from ckptconv.tables.fit import Fit
 from ckptconv.tables.model import Layout, Note, Table
 from ckptconv.text import printable
+
+if TYPE_CHECKING:
+    from ckptconv.conversion.pieces import Vocabulary
 
 _MEANINGLESS_WITH_SAME = {
     "layout_from": "from",
@@ -296,6 +297,8 @@ def _holds(line: Note, fit: Fit, target: str, dims: Dims) -> bool:
 def _vocabulary(checkpoint: Checkpoint, fit: Fit, options: Options, whole_folder: bool) -> Vocabulary | None:
     """The words and codes of a family with byte pairs; None for any other."""
     if fit.table.words.bpe:
+        from ckptconv.conversion.pieces import read_pieces
+
         rows = int(fit.dims[vocabulary_dims(fit.table)[0]])
         return read_pieces(checkpoint, fit.table.words, options.codes, rows, whole_folder)
     if options.codes:
@@ -318,13 +321,13 @@ def _main_dtype(steps: tuple[Step, ...]) -> str:
 
 
 def _why_not_kept(name: str) -> str:
-    if name == NAMES:
+    if name == PADDLE_NAMES:
         return "the parameters' names in Paddle's program, which .pdparams files alone have"
     return "no plain data, or tensors of its own"
 
 
 def _why(name: str, container: str) -> str:
-    if name == NAMES:
+    if name == PADDLE_NAMES:
         return "the parameters' names in Paddle's program, which nothing needs"
     if container == "torchscript":
         return "an attribute of the scripted code, no part of the state dict"

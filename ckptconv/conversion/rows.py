@@ -12,7 +12,7 @@ from ckptconv.tables.expressions import evaluate, names_in
 from ckptconv.tables.fit import Fit
 from ckptconv.tables.model import Table
 from ckptconv.text import printable
-from ckptconv.vocabulary import SPECIAL, Dictionary
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ckptconv.containers.paddle import NAMES
+from ckptconv.containers.checkpoint import PADDLE_NAMES
 from ckptconv.containers.plain import plain
 from ckptconv.containers.read import Reader
 from ckptconv.containers.writing import write_paddle, write_safetensors, write_sharded_safetensors, write_torch
@@ -134,7 +134,7 @@ def _write_weights(prepared: Prepared, path: Path, suffix: str, items: list[Item
 def _program_names(prepared: Prepared) -> dict[str, str] | None:
     """What Paddle calls the parameters in the program, if the keys are still those of a Paddle file. paddle.load needs
     no such names, and makes up its own for a file without them."""
-    said = plain(prepared.checkpoint.other.get(NAMES)) if prepared.target is None else None
+    said = plain(prepared.checkpoint.other.get(PADDLE_NAMES)) if prepared.target is None else None
     keys = {step.key for step in prepared.plan.steps}
     return {key: str(name) for key, name in said.items() if key in keys} if isinstance(said, dict) else None
 

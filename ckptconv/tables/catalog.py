@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from ckptconv.errors import BadTable, WrongUse
@@ -43,11 +44,12 @@ def layout_named(name: str, among: Iterable[Table]) -> tuple[Table | None, str]:
     Raises WrongUse, with what there is, for a name that no table has.
     """
     family, slash, layout = name.rpartition("/")
-    found = [
+    having = (
         table
         for table in among
         if (not slash or table.family == family) and layout in [each.name for each in table.layouts]
-    ]
+    )
+    found = [*islice(having, 1 if slash else None)]
     if not found:
         known = ", ".join(f"{table.family}/{each.name}" for table in among for each in table.layouts)
         raise WrongUse(f"There is no layout `{printable(name)}`; expected one of {known}, or same.")

@@ -8,7 +8,8 @@ from ckptconv.conversion.rows import dictionaries_by_dim, spare_dims
 from ckptconv.validation.findings import Finding, found
 from ckptconv.validation.subject import Subject
 from ckptconv.validation.tensors import some
-from ckptconv.vocabulary import SPECIAL, Dictionary, PieceType, SpmModel
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
+from ckptconv.vocabulary.spm import PieceType, SpmModel
 from ckptconv.vocabulary.tokenizer import MARKER
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from ckptconv.errors import Unsupported, VocabularyMismatch
 from ckptconv.smallfiles import check_values
 from ckptconv.text import printable
-from ckptconv.vocabulary import SPECIAL, UNK, Charsmap, Dictionary, Piece, PieceType, SpmModel, read_small
+from ckptconv.vocabulary.dictionary import SPECIAL, UNK, Dictionary, read_small
 from ckptconv.vocabulary.normalizer import HIDDEN, SPACE, normalizer
+from ckptconv.vocabulary.spm import Charsmap, Piece, PieceType, SpmModel
 from ckptconv.words import DELTALM, Words
 
 # What a sentencepiece model begins with whose ids HF's XLM-R classes can shift by one.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ckptconv.errors import VocabularyMismatch
 from ckptconv.text import printable
-from ckptconv.vocabulary import LARGEST_SIZE, SPECIAL, Dictionary, read_small
+from ckptconv.vocabulary.dictionary import LARGEST_SIZE, SPECIAL, Dictionary, read_small
 from ckptconv.words import Listing, Words
 
 

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from ckptconv.vocabulary import Charsmap, SpmModel
+from ckptconv.vocabulary.spm import Charsmap, SpmModel
 
 SPACE = "\u2581"  # ▁, how sentencepiece spells a space
 # Before a symbol that segmentation must never yield. The model meets no space (it is ▁ by then), so none matches.

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
-from ckptconv.vocabulary import SPECIAL, UNK, Dictionary, Piece, PieceType, SpmModel
+from ckptconv.vocabulary.dictionary import SPECIAL, UNK, Dictionary
 from ckptconv.vocabulary.normalizer import HIDDEN, SPACE, normalizer
+from ckptconv.vocabulary.spm import Piece, PieceType, SpmModel
 from ckptconv.words import DELTALM, Words
 
 # Symbols that stand for something else than text, and are typed as they are: [de_DE], <2de>, <lang:xx>, __de__.

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from ckptconv.errors import NotACheckpoint, VocabularyMismatch
-from ckptconv.vocabulary import SPECIAL, Dictionary
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
 from tests.commands.conftest import run
 from tests.spm_side import symbols, trained
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptconv.errors import VocabularyMismatch
-from ckptconv.vocabulary import Dictionary
+from ckptconv.vocabulary.dictionary import Dictionary
 
 NUMBERS = Path(__file__).resolve().parents[2] / "examples" / "deltalm-numbers" / "finetuned"
 LINE = st.from_regex(

@@ -13,8 +13,9 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, XLMRobertaTokenizer, XLMRobertaTokenizerFast
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
-from ckptconv.vocabulary import SPECIAL, Dictionary, SpmModel
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary, spm_from_tokenizer
+from ckptconv.vocabulary.spm import SpmModel
 from ckptconv.vocabulary.tokenizer import export_tokenizer
 from ckptconv.words import DELTALM
 from tests.spm_side import SCRIPTS, XLMR, Pipeline, export_xlmr, marked, symbols, texts, trained, xlmr

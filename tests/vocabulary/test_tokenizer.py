@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from ckptconv.errors import Unsupported, VocabularyMismatch
-from ckptconv.vocabulary import SPECIAL, Dictionary, PieceType, SpmModel
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.vocabulary.spm import PieceType, SpmModel
 from ckptconv.vocabulary.tokenizer import OTHER_SPACES, TokenizerReport, export_tokenizer, tokenizer_files
 from tests.spm_side import ODD, Pipeline, symbols, texts, trained
 

@@ -14,7 +14,8 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from ckptconv.errors import CannotWrite, CkptconvError, VocabularyMismatch
-from ckptconv.vocabulary import LARGEST_FILE, SPECIAL, Charsmap, Dictionary, PieceType, SpmModel
+from ckptconv.vocabulary.dictionary import LARGEST_FILE, SPECIAL, Dictionary
+from ckptconv.vocabulary.spm import Charsmap, PieceType, SpmModel
 from tests.spm_side import SCRIPTS, trained
 
 ROOT = Path(__file__).resolve().parents[2]

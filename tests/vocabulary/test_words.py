@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, XLMRobertaTokenizer, XLMRobertaTokenizerFast
 
 from ckptconv.errors import VocabularyMismatch
-from ckptconv.vocabulary import SPECIAL, Dictionary, SpmModel
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary
+from ckptconv.vocabulary.spm import SpmModel
 from ckptconv.vocabulary.tokenizer import tokenizer_files
 from tests.spm_side import SCRIPTS, XLMR, Pipeline, export_xlmr, marked, symbols, texts, trained, xlmr
 

@@ -17,7 +17,7 @@ from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from transformers import AutoTokenizer, XLMRobertaTokenizer
 
-from ckptconv.vocabulary import SPECIAL, Dictionary
+from ckptconv.vocabulary.dictionary import SPECIAL, Dictionary
 from ckptconv.vocabulary.from_tokenizer import export_dictionary, spm_from_tokenizer
 from tests.fairseq_side import quiet
 from tests.spm_side import SCRIPTS, XLMR, Pipeline, export_xlmr, marked, symbols, texts, trained, xlmr

@@ -25,13 +25,15 @@ _FIXED = dict.fromkeys(b"(012.NQR)]}bdeatsul\x81\x85\x86\x87\x88\x89\x8f\x90\x91
 _FIXED |= {ord("K"): 1, ord("h"): 1, ord("q"): 1, 0x80: 1, 0x82: 1, ord("M"): 2, 0x83: 2, 0x84: 4}
 _FIXED |= {ord("J"): 4, ord("j"): 4, ord("r"): 4, ord("G"): 8}
 _FIXED |= dict.fromkeys(b"FILSVgpP", _LINE) | dict.fromkeys(b"ci", _LINES)
-# How many bytes say how long an argument is.
-_TEXTS = {0x8C: 1, ord("X"): 4, 0x8D: 8}
-_BYTES = {ord("C"): 1, ord("B"): 4, 0x8E: 8, 0x96: 8}
-_INLINE = {0x8A: 1, 0x8B: 4, ord("U"): 1, ord("T"): 4}
+# What kind of argument it is, and how many bytes say how long.
+_TEXT, _BYTES, _INLINE = range(3)
+_LONG = {0x8C: (_TEXT, 1), ord("X"): (_TEXT, 4), 0x8D: (_TEXT, 8)}
+_LONG |= {ord("C"): (_BYTES, 1), ord("B"): (_BYTES, 4), 0x8E: (_BYTES, 8), 0x96: (_BYTES, 8)}
+_LONG |= {0x8A: (_INLINE, 1), 0x8B: (_INLINE, 4), ord("U"): (_INLINE, 1), ord("T"): (_INLINE, 4)}
 _PUTS, _GETS = {ord("q"): 1, ord("r"): 4}, {ord("h"): 1, ord("j"): 4}
 _FRAME, _STOP, _PERSISTENT = 0x95, ord("."), ord("Q")
 _ENCODE = b"c_codecs\nencode\n"
+_REFERENCE = struct.Struct("<2sq2sq3s")
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,10 @@ class _Skimmer:
 
     def long(self, code: int) -> bool:
         """An instruction whose argument says how long it is."""
-        kind = next((kind for kind in (_TEXTS, _BYTES, _INLINE) if code in kind), None)
         spells, self.spells = self.spells, False
         if code == _FRAME:
             return self.frame()
-        width = kind[code] if kind else 0
+        kind, width = _LONG.get(code, (None, 0))
         begin = self.at + 1 + width
         if kind is None or begin > len(self.data):
             self.copy(1 + width)
@@ -124,9 +125,9 @@ class _Skimmer:
         place = self.start + begin
         if place + count > self.source.size:
             raise truncated(self.source)
-        is_letter = kind is _TEXTS and count <= 2 and self.is_letter(begin, count)
-        if kind is _BYTES or (kind is _TEXTS and spells and not is_letter):
-            self.write(_reference(place, count, kind is _TEXTS))
+        is_letter = kind == _TEXT and count <= 2 and self.is_letter(begin, count)
+        if kind == _BYTES or (kind == _TEXT and spells and not is_letter):
+            self.write(_reference(place, count, kind == _TEXT))
             self.go_to(place + count)
         else:
             self.copy(1 + width)
@@ -196,5 +197,4 @@ def truncated(source: Source) -> Truncated:
 
 def _reference(place: int, count: int, is_text: bool) -> bytes:
     """Instructions that push the persistent id of bytes in the file."""
-    numbers = b"".join(b"\x8a\x08" + struct.pack("<q", number) for number in (place, count))
-    return numbers + (b"\x88" if is_text else b"\x89") + b"\x87Q"
+    return _REFERENCE.pack(b"\x8a\x08", place, b"\x8a\x08", count, b"\x88\x87Q" if is_text else b"\x89\x87Q")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from ckptconv.containers.paddle import NAMES
+from ckptconv.containers.checkpoint import PADDLE_NAMES
 from ckptconv.containers.writing.items import Item, split_tied
 from ckptconv.containers.writing.output import Create, Output
 from ckptconv.dtypes import DType
@@ -51,7 +51,7 @@ def write_paddle(
             pieces += [pickle.before(owner), owner, b"tb"]
             pieces += [pickle.put(array)] if owner.key in shared else []
     if names is not None:
-        pieces += [_text(NAMES), b"}(", *(_text(text) for pair in names.items() for text in pair), b"u"]
+        pieces += [_text(PADDLE_NAMES), b"}(", *(_text(text) for pair in names.items() for text in pair), b"u"]
     pieces.append(b"u.")
     with create(path, sum(piece.nbytes if isinstance(piece, Item) else len(piece) for piece in pieces)) as output:
         output.write_all(ahead(chain.from_iterable(map(_bytes, pieces))))
