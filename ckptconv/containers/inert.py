@@ -127,16 +127,16 @@ def _given_pairs(argument: Node) -> list[Pair]:
 
 def walk(node: Node) -> Iterator[Node]:
     """Every node below and including `node`, each object once, in the order of the file."""
-    seen: set[int] = set()
+    seen: set[object] = set()
     todo = [node]
     while todo:
         current = todo.pop()
         children = _children(current)
         if children is not None:
-            place = id(current)
-            if place in seen:
+            known = id(current) if type(current) is tuple else current  # nodes are equal to themselves only
+            if known in seen:
                 continue
-            seen.add(place)
+            seen.add(known)
         yield current
         if children is not None:
             todo.extend(reversed(list(children)))

@@ -31,6 +31,7 @@ _LONG = {0x8C: (_TEXT, 1), ord("X"): (_TEXT, 4), 0x8D: (_TEXT, 8)}
 _LONG |= {ord("C"): (_BYTES, 1), ord("B"): (_BYTES, 4), 0x8E: (_BYTES, 8), 0x96: (_BYTES, 8)}
 _LONG |= {0x8A: (_INLINE, 1), 0x8B: (_INLINE, 4), ord("U"): (_INLINE, 1), ord("T"): (_INLINE, 4)}
 _PUTS, _GETS = {ord("q"): 1, ord("r"): 4}, {ord("h"): 1, ord("j"): 4}
+_MEMO = _PUTS.keys() | _GETS.keys()
 _FRAME, _STOP, _PERSISTENT = 0x95, ord("."), ord("Q")
 _ENCODE = b"c_codecs\nencode\n"
 _REFERENCE = struct.Struct("<2sq2sq3s")
@@ -51,7 +52,9 @@ def skim(source: Source) -> Skimmed:
     that `read_pickle` says why. Raises Truncated, Damaged or Unsafe (too long without the bytes)."""
     skimmer = _Skimmer(source)
     for _ in range(_STEPS):
-        if not skimmer.step():
+        going_on = skimmer.step()
+        skimmer.reserve(0)
+        if not going_on:
             return Skimmed(bytes(skimmer.out), skimmer.start + skimmer.at, skimmer.letters)
     raise Unsafe(
         f"{source.where} is refused as unsafe: its pickle has more instructions than any model needs", source.path
@@ -87,22 +90,23 @@ class _Skimmer:
             return self.long(code)
         if size < 0:
             size = self.lines(-size) if size else 0
-        self.remember(code)
+        if code in _MEMO:
+            self.remember(code)
+        else:
+            self.spells = code == _ENCODE[0] and data.startswith(_ENCODE, at)
         self.copy(1 + size)
         if code == _PERSISTENT:
             raise Damaged(f"{self.source.where} is damaged: its pickle refers to a storage, where none can be")
         return code != _STOP and self.at <= len(data)
 
     def remember(self, code: int) -> None:
-        """Keeps track of where `_codecs.encode` is."""
+        """Keeps track of where in the memo `_codecs.encode` is."""
         at = self.at + 1
         if code in _PUTS:
             index = int.from_bytes(self.data[at : at + _PUTS[code]], "little")
             (self.encoders.add if self.spells else self.encoders.discard)(index)
-        elif code in _GETS:
-            self.spells = int.from_bytes(self.data[at : at + _GETS[code]], "little") in self.encoders
         else:
-            self.spells = code == _ENCODE[0] and self.data.startswith(_ENCODE, self.at)
+            self.spells = int.from_bytes(self.data[at : at + _GETS[code]], "little") in self.encoders
 
     def lines(self, count: int) -> int:
         """Bytes of an argument of so many lines."""
@@ -127,7 +131,7 @@ class _Skimmer:
             raise truncated(self.source)
         is_letter = kind == _TEXT and count <= 2 and self.is_letter(begin, count)
         if kind == _BYTES or (kind == _TEXT and spells and not is_letter):
-            self.write(_reference(place, count, kind == _TEXT))
+            self.out += _reference(place, count, kind == _TEXT)
             self.go_to(place + count)
         else:
             self.copy(1 + width)
@@ -161,17 +165,13 @@ class _Skimmer:
             return
         place = self.start + self.at
         self.reserve(count)
-        self.write(self.source.read(place, count))
+        self.out += self.source.read(place, count)
         self.go_to(place + count)
 
     def copy(self, count: int) -> None:
         """The next bytes, which are at hand, belong to the result."""
-        self.write(self.data[self.at : self.at + count])
+        self.out += self.data[self.at : self.at + count]
         self.at += count
-
-    def write(self, data: bytes) -> None:
-        self.reserve(len(data))
-        self.out += data
 
     def reserve(self, count: int) -> None:
         """Raises Unsafe if the result becomes too long."""
