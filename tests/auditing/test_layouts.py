@@ -55,6 +55,14 @@ def test_a_file_in_another_layout_becomes_exact_by_the_command_that_is_named(fil
     assert audit(tmp_path / "out", layout).verdict == "exact"
 
 
+def test_what_every_file_of_a_layout_has_is_missed(tmp_path: Path):
+    whole = torch.load(GOLDEN / "fairseq-e3fafbdf_2021-09_mlm.pt", weights_only=False)["model"]
+    torch.save({"model": {key: value for key, value in whole.items() if "lm_head" not in key}}, tmp_path / "x.pt")
+    report = audit(tmp_path / "x.pt", "xlmr/fairseq")
+    made_up = {each.key for each in report.missing_keys if "every fairseq file has one" in each.reason}
+    assert made_up == {key for key in whole if "lm_head" in key} - {"encoder.lm_head.weight"}  # tied
+
+
 def test_a_layout_that_has_no_place_for_the_model(saved: Callable[..., Path]):
     report = audit(GOLDEN / "xlmr_xl_tiny.pt", "xlmr/fairseq-0.10")
     assert (report.verdict, report.advice.partition(":")[0]) == ("does_not_fit", "it can't become that")
