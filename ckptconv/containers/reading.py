@@ -9,7 +9,7 @@ from ckptconv.errors import Unsafe
 from ckptconv.text import printable
 
 STEPS_LIMIT = 12_000_000  # instructions of pickles; 50,000 tensors take 2 million, or 5 in a legacy file
-MEMORY_LIMIT = 144 << 20  # bytes of pickles and nodes together, by estimate; 50,000 tensors take 110 MiB
+MEMORY_LIMIT = 144 << 20  # bytes of pickles and nodes together, by estimate; 50,000 tensors take 115 MiB
 KEYS_LIMIT = 100_000  # keys of state dicts and other entries
 LETTERS_LIMIT = 8_000_000  # of all of them together
 _LONGEST = 65_536  # letters of one
