@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import tee
 from typing import NamedTuple
 
 from ckptconv.containers.checkpoint import Checkpoint, StateDict
@@ -40,10 +39,9 @@ def detect(checkpoint: Checkpoint, tables: Iterable[Table]) -> Detected:
     """The first layout that fits exactly, or else the one that knows most of the keys, provided that it knows more than
     half of them; and that its table doesn't take the model for a stranger."""
     entries = {name: shapes(state_dict) for name, state_dict in checkpoint.entries.items()}
-    tables, again = tee(tables)
     tried = tuple(candidates(tables, entries))
     best = _with_head(checkpoint, tried[0]) if tried and tried[0].coverage > RECOGNISED else None
-    stranger = _by_dims(best) if best else _by_key(checkpoint, again)
+    stranger = _by_dims(best) if best else _by_key(checkpoint, tables)
     return Detected(None if stranger else best, tried, stranger)
 
 

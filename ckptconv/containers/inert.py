@@ -126,7 +126,7 @@ def _given_pairs(argument: Node) -> list[Pair]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Every node below and including `node`, each object once, in the order of the file."""
+    """Every node below and including `node`, in the order of the file; one that has nodes below it, once."""
     seen: set[object] = set()
     todo = [node]
     while todo:
